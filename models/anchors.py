@@ -74,5 +74,8 @@ def _level_shapes(level: SSDLevel) -> list[tuple[float, float]]:
     shapes = [(level.scale, level.scale), (geometric_mean, geometric_mean)]
     for ratio in level.ratios:
         root = math.sqrt(ratio)
-        shapes += [(level.scale * root, level.scale / root), (level.scale / root, level.scale * root)]
+        shapes += [
+            (level.scale * root, level.scale / root),
+            (level.scale / root, level.scale * root),
+        ]
     return shapes

@@ -35,7 +35,9 @@ def ssd_loss(
     num_matched = positive.sum(dim=1).clamp(min=1)
 
     classes = torch.where(positive, labels + 1, 0)
-    cross_entropy = F.cross_entropy(outputs.logits.float().transpose(1, 2), classes, reduction="none")
+    cross_entropy = F.cross_entropy(
+        outputs.logits.float().transpose(1, 2), classes, reduction="none"
+    )
     chosen = positive | hard_negatives(cross_entropy.detach(), positive)
     classification = torch.where(chosen, cross_entropy, 0.0).sum(dim=1)
 

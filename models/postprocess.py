@@ -108,7 +108,12 @@ def postprocess(
     filled = kept_scores > 0
     boxes_xyxy = boxes_xyxy.gather(1, index[..., None].expand(-1, -1, 4))
     boxes_xyxy = torch.where(filled[..., None], boxes_xyxy, 0.0)
-    return boxes_xyxy, kept_scores, torch.where(filled, labels.gather(1, index), -1), filled.sum(dim=1)
+    return (
+        boxes_xyxy,
+        kept_scores,
+        torch.where(filled, labels.gather(1, index), -1),
+        filled.sum(dim=1),
+    )
 
 
 @torch.library.custom_op("suite::suppress", mutates_args=())

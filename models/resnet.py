@@ -50,7 +50,11 @@ class ResNet34(nn.Module):
     """
 
     def __init__(
-        self, strides: tuple[int, ...] = (1, 2, 2, 2), *, width: float = 1.0, padding: Padding = "torch"
+        self,
+        strides: tuple[int, ...] = (1, 2, 2, 2),
+        *,
+        width: float = 1.0,
+        padding: Padding = "torch",
     ) -> None:
         super().__init__()
         self.same_padding = padding == "same"
@@ -58,7 +62,9 @@ class ResNet34(nn.Module):
         self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.stage_names: list[str] = []
-        for number, (stride, num_blocks) in enumerate(zip(strides, R34_BLOCKS, strict=False), start=1):
+        for number, (stride, num_blocks) in enumerate(
+            zip(strides, R34_BLOCKS, strict=False), start=1
+        ):
             out_channels = scale_channels(_STAGE_CHANNELS[number - 1], width)
             stage = _build_stage(channels, out_channels, num_blocks=num_blocks, stride=stride)
             self.add_module(f"layer{number}", stage)

@@ -24,13 +24,21 @@ BOX_SCALES = (0.1, 0.2)
 MATCH_IOU = 0.5
 
 # Per extra block: channels of its 1x1 and of its 3x3 convolution, stride and padding of the 3x3.
-_EXTRA_BLOCKS = ((256, 512, 2, 1), (256, 512, 2, 1), (128, 256, 2, 1), (128, 256, 1, 0), (128, 256, 1, 0))
+_EXTRA_BLOCKS = (
+    (256, 512, 2, 1),
+    (256, 512, 2, 1),
+    (128, 256, 2, 1),
+    (128, 256, 1, 0),
+    (128, 256, 1, 0),
+)
 
 
 class ExtraBlock(nn.Module):
     """A 1x1 and a 3x3 convolution with biases and ReLU, no batch norm."""
 
-    def __init__(self, in_channels: int, shape: tuple[int, int, int, int], *, padding: Padding) -> None:
+    def __init__(
+        self, in_channels: int, shape: tuple[int, int, int, int], *, padding: Padding
+    ) -> None:
         super().__init__()
         squeezed, channels, stride, pad = shape
         self.same_padding = padding == "same" and stride == 2
@@ -126,4 +134,6 @@ def _build_heads(in_channels: list[int], out_channels: list[int]) -> nn.ModuleLi
 
 def _flatten_heads(heads: nn.ModuleList, levels: list[Tensor], size: int) -> Tensor:
     outputs = [head(level) for head, level in zip(heads, levels, strict=True)]
-    return torch.cat([out.permute(0, 2, 3, 1).reshape(out.shape[0], -1, size) for out in outputs], 1)
+    return torch.cat(
+        [out.permute(0, 2, 3, 1).reshape(out.shape[0], -1, size) for out in outputs], 1
+    )

@@ -1,0 +1,61 @@
+"""From a `Detect` and a data set to COCO's twelve numbers, and the verb `eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from suite.data.loading import EvaluationSet, iterate_evaluation
+from suite.data.sample import Dataset
+from suite.evaluation.coco import Evaluation, detections_to_results, evaluate_coco
+from suite.runtime import Detect
+
+
+def detect_dataset(
+    detect: Detect,
+    dataset: Dataset,
+    *,
+    image_hw: tuple[int, int],
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Run a detector over every image and return COCO results with the data set's own ids.
+
+    Args:
+        progress: called with the number of images done.
+    """
+    results: list[dict[str, Any]] = []
+    done = 0
+    images = EvaluationSet(dataset.samples, image_hw)
+    with closing(iterate_evaluation(images, batch_size=batch_size, workers=workers)) as batches:
+        for batch in batches:
+            for image_id, found in zip(batch.image_ids, detect(batch.images), strict=True):
+                results += detections_to_results(
+                    image_id, found.boxes_xyxy, found.scores, found.labels, dataset.category_ids
+                )
+            done += len(batch.image_ids)
+            progress(done)
+    return results
+
+
+def evaluate(
+    detect: Detect,
+    dataset: Dataset,
+    *,
+    image_hw: tuple[int, int],
+    batch_size: int,
+    workers: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Detect on every image of a data set and let pycocotools judge; also return the results."""
+    results = detect_dataset(
+        detect,
+        dataset,
+        image_hw=image_hw,
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    return evaluate_coco(dataset.coco, results), results

@@ -1,0 +1,114 @@
+"""Opening the files that a dataset names: nothing outside its folder, nothing larger than stated.
+
+An annotation file comes from someone else, so the names in it are checked as text before any of
+them is opened, and a link that leaves the folder is refused. Folders are listed once; no file is
+looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from suite.errors import InputError
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+_MAX_NAME_BYTES = 255
+
+
+def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Args:
+        path: the file.
+        limit: in bytes.
+        remedy: what to do when the file is missing, as the end of a sentence.
+
+    Raises:
+        InputError: it is missing, unreadable or larger.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {remedy}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(content) > limit:
+        raise InputError(f"{path}: larger than {limit} bytes, the most we read of such a file")
+    return content
+
+
+class ContainedFolder:
+    """A folder that the names of an annotation file may not leave."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder of images; check the dataset's root")
+        self.root = root
+        self._resolved = root.resolve()
+        self._links: dict[str, frozenset[str]] = {}
+
+    def locate(self, name: str, *, source: str) -> Path:
+        """Return where `name` is, whether or not the file exists.
+
+        Args:
+            name: relative to the folder, as the annotation file spells it.
+            source: where the name stands, for the message.
+
+        Raises:
+            InputError: it leads out of the folder or cannot be a file name.
+        """
+        reason = _refusal(name)
+        if reason:
+            raise InputError(
+                f"{source}: file name {name!r} {reason}; names must stay inside {self.root}"
+            )
+        parent, _, base = name.rpartition("/")
+        path = self.root / name
+        if base in self._linked_names(parent, source=source) and not self._contains(path):
+            raise InputError(
+                f"{source}: file name {name!r} is a link that leads out of {self.root}; "
+                "put the file itself there"
+            )
+        return path
+
+    def _linked_names(self, parent: str, *, source: str) -> frozenset[str]:
+        if parent not in self._links:
+            folder = self.root / parent
+            if not self._contains(folder):
+                raise InputError(
+                    f"{source}: folder {parent!r} is a link that leads out of {self.root}; "
+                    "put the folder itself there"
+                )
+            self._links[parent] = _links_in(folder)
+        return self._links[parent]
+
+    def _contains(self, path: Path) -> bool:
+        try:
+            return path.resolve().is_relative_to(self._resolved)
+        except RuntimeError:  # a link that points at itself
+            return False
+
+
+def _refusal(name: str) -> str:
+    if not name or "\0" in name:
+        return "is not a file name"
+    if name.startswith(("/", "\\")) or _DRIVE.match(name):
+        return "is absolute"
+    parts = re.split(r"[/\\]", name)
+    if ".." in parts:
+        return "climbs with '..'"
+    try:
+        longest = max(len(part.encode()) for part in parts)
+    except UnicodeEncodeError:
+        return "is not valid text"
+    return "is too long" if longest > _MAX_NAME_BYTES else ""
+
+
+def _links_in(folder: Path) -> frozenset[str]:
+    if not folder.is_dir():
+        return frozenset()
+    with os.scandir(folder) as entries:
+        return frozenset(entry.name for entry in entries if entry.is_symlink())

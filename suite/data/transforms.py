@@ -1,0 +1,166 @@
+"""What happens to an image between decoding and the network: crop, resize, flip, colour.
+
+Images are uint8 RGB; boxes are `_xyxy` in pixels. The published SSD augmentation (Google's MLPerf v0.6
+code and the Ascend ModelZoo port of it) with two departures: every resize is antialiased, and the
+colour jitter is linear, so that it folds with the normalisation into one 3x4 affine per image.
+
+Shape letters: M boxes of one image, H W rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+Boxes = NDArray[np.float32]
+CropRule = Literal["none", "all_boxes", "any_box"]
+
+# ImageNet statistics of RGB in [0, 1], as in every source of both detectors.
+MEAN = np.array([0.485, 0.456, 0.406])
+STD = np.array([0.229, 0.224, 0.225])
+
+_MIN_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+_KEEP_WHOLE_PROBABILITY = 1 / 7
+_NUM_CANDIDATES = 50
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def resize_image(image: NDArray[np.uint8], image_hw: tuple[int, int]) -> Tensor:
+    """Resize uint8 [H,W,3] to a uint8 tensor [3,h,w]: bilinear, antialiased, half-pixel centres.
+
+    The one resize of training, evaluation and prediction.
+    """
+    # The view is channels-last, for which torch has a vectorised uint8 kernel.
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    return F.interpolate(pixels, size=image_hw, mode="bilinear", antialias=True)[0].contiguous()
+
+
+def choose_crop(
+    rng: np.random.Generator,
+    boxes_xyxy: Boxes,
+    *,
+    image_hw: tuple[int, int],
+    rule: CropRule,
+    factor: float,
+) -> tuple[int, int, int, int]:
+    """Draw an SSD training crop and return it as (x0, y0, x1, y1) in whole pixels.
+
+    Until one is accepted: with probability 1/7 the whole image, else a minimum overlap is drawn from
+    {0, .1, .3, .5, .7, .9} and 50 windows with sides of 0.3 to 1 of the image and aspect below 2; the last
+    valid one wins. A window is valid when it holds the centre of a box and, by rule:
+
+    - `all_boxes` (published): every box overlaps it by more than `factor` x the minimum;
+    - `any_box`: at least one does. Crowded images hardly ever satisfy the other rule.
+
+    Overlap is the IoU of box and window. `none` returns the whole image.
+    """
+    height, width = image_hw
+    while rule != "none" and rng.random() >= _KEEP_WHOLE_PROBABILITY:
+        minimum = _MIN_OVERLAPS[rng.integers(len(_MIN_OVERLAPS))] * factor
+        windows = _draw_windows(rng) * (width, height, width, height)
+        valid = np.flatnonzero(_valid_windows(windows, boxes_xyxy, rule=rule, minimum=minimum))
+        if len(valid):
+            x0, y0, x1, y1 = windows[valid[-1]].round().astype(int).tolist()
+            return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+    return 0, 0, width, height
+
+
+def _draw_windows(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return [50,4] windows `_xyxy` in fractions of the image; those too narrow come out empty."""
+    sides = rng.uniform(0.3, 1.0, (_NUM_CANDIDATES, 2))
+    corner = rng.uniform(0.0, 1.0, (_NUM_CANDIDATES, 2)) * (1 - sides)
+    aspect = sides[:, 0] / sides[:, 1]
+    sides[(aspect >= 2) | (aspect <= 0.5)] = 0
+    return np.concatenate([corner, corner + sides], axis=1)
+
+
+def _valid_windows(
+    windows: NDArray[np.float64], boxes_xyxy: Boxes, *, rule: CropRule, minimum: float
+) -> NDArray[np.bool_]:
+    low = np.maximum(windows[:, None, :2], boxes_xyxy[None, :, :2])
+    high = np.minimum(windows[:, None, 2:], boxes_xyxy[None, :, 2:])
+    shared = (high - low).clip(min=0).prod(axis=2)
+    union = _areas(windows)[:, None] + _areas(boxes_xyxy)[None] - shared
+    enough = shared / union > minimum
+    fits = enough.all(axis=1) if rule == "all_boxes" else enough.any(axis=1)
+    return np.asarray(fits & _holds_centres(windows, boxes_xyxy).any(axis=1))
+
+
+def _areas(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
+
+
+def _holds_centres(windows: NDArray[np.floating], boxes_xyxy: Boxes) -> NDArray[np.bool_]:
+    """Return [windows,M]: the centre of the box lies strictly inside the window."""
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:])[None] / 2
+    inside = (centres > windows[:, None, :2]) & (centres < windows[:, None, 2:])
+    return np.asarray(inside.all(axis=2))
+
+
+def crop_boxes(
+    boxes_xyxy: Boxes, window: tuple[int, int, int, int]
+) -> tuple[Boxes, NDArray[np.bool_]]:
+    """Clip boxes to a window and move its corner to the origin; also return which boxes stay.
+
+    A box stays when its centre lies strictly inside the window.
+    """
+    edges = np.array(window, dtype=np.float32)
+    stays = _holds_centres(edges[None], boxes_xyxy)[0]
+    clipped = boxes_xyxy[stays].clip(np.tile(edges[:2], 2), np.tile(edges[2:], 2))
+    return clipped - np.tile(edges[:2], 2), stays
+
+
+def scale_boxes(boxes_xyxy: Boxes, *, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Boxes:
+    """Move boxes along with a resize."""
+    factors = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]], dtype=np.float32)
+    return boxes_xyxy * np.tile(factors, 2)
+
+
+def flip_boxes(boxes_xyxy: Boxes, *, width: int) -> Boxes:
+    """Mirror boxes left to right."""
+    return np.stack(
+        [width - boxes_xyxy[:, 2], boxes_xyxy[:, 1], width - boxes_xyxy[:, 0], boxes_xyxy[:, 3]],
+        axis=1,
+    )
+
+
+def normalisation_affine() -> NDArray[np.float32]:
+    """Return the [3,4] affine that maps RGB in [0, 1] to zero mean and unit deviation."""
+    return _normalise(np.eye(3), np.zeros(3))
+
+
+def jitter_affine(rng: np.random.Generator, mean_rgb: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Draw a colour jitter and return it, folded with the normalisation, as a [3,4] affine.
+
+    In the published order and ranges: brightness +U(-1/8, 1/8), contrast x U(.5, 1.5) about the image's
+    mean, saturation x U(.5, 1.5) about luma, hue turned by U(-.05, .05) of a circle; nothing is clipped.
+    TensorFlow turns hue and saturation in HSV; here both are linear (luma and YIQ).
+
+    Args:
+        rng: the sample's own generator.
+        mean_rgb: [3], the image's mean in [0, 1].
+    """
+    brightness = rng.uniform(-0.125, 0.125)
+    contrast, saturation = rng.uniform(0.5, 1.5, 2)
+    angle = 2 * math.pi * rng.uniform(-0.05, 0.05)
+    saturate = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), _LUMA)
+    mix = _hue_rotation(angle) @ saturate
+    return _normalise(mix * contrast, mix @ ((1 - contrast) * mean_rgb + brightness))
+
+
+def _hue_rotation(angle: float) -> NDArray[np.float64]:
+    turn = np.eye(3)
+    turn[1:, 1:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    return np.asarray(np.linalg.inv(_RGB_TO_YIQ) @ turn @ _RGB_TO_YIQ)
+
+
+def _normalise(matrix: NDArray[np.float64], offset: NDArray[np.float64]) -> NDArray[np.float32]:
+    columns = [matrix / STD[:, None], ((offset - MEAN) / STD)[:, None]]
+    return np.concatenate(columns, axis=1).astype(np.float32)

@@ -1,0 +1,97 @@
+"""The optimizer step: backward, loss scaling, clipping, SGD, learning rate, averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from suite.recipe import Optimizer
+
+
+class Updater:
+    """Turns a loss into the next weights.
+
+    Weight decay acts on every parameter, biases and batch norm included, as both published SSD codes do.
+
+    Args:
+        detector: whose parameters are trained.
+        section: the recipe's `optimizer`.
+        learning_rate: step (0-based) -> learning rate of that step.
+        scaler: for fp16; a disabled one elsewhere.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        section: Optimizer,
+        *,
+        learning_rate: Callable[[int], float],
+        scaler: torch.amp.GradScaler,
+    ) -> None:
+        self.num_steps_done = 0
+        self._parameters = [p for p in detector.parameters() if p.requires_grad]
+        self._learning_rate = learning_rate
+        self._clip_norm = section.clip_norm
+        self._scaler = scaler
+        self._sgd = torch.optim.SGD(
+            self._parameters,
+            lr=learning_rate(0),
+            momentum=section.momentum,
+            weight_decay=section.weight_decay,
+            # On the CPU twice as fast as the loop and five times as fast as the foreach form.
+            fused=self._parameters[0].device.type in ("cpu", "cuda"),
+        )
+        self._detector = detector
+        self.averaged: AveragedModel | None = None
+        if section.ema_decay is not None:
+            self.averaged = AveragedModel(
+                detector, multi_avg_fn=get_ema_multi_avg_fn(section.ema_decay), use_buffers=True
+            )
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the step to come."""
+        return self._learning_rate(self.num_steps_done)
+
+    def inference_module(self) -> nn.Module:
+        """Return the detector to evaluate: the averaged one where the recipe asks for it."""
+        return self._detector if self.averaged is None else self.averaged.module
+
+    def step(self, loss: Tensor) -> None:
+        """Make one optimizer step from a scalar loss."""
+        for group in self._sgd.param_groups:
+            group["lr"] = self.lr
+        self._scaler.scale(loss).backward()
+        if self._clip_norm is not None:
+            self._scaler.unscale_(self._sgd)
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._scaler.step(self._sgd)
+        self._scaler.update()
+        self._sgd.zero_grad(set_to_none=True)
+        if self.averaged is not None:
+            self.averaged.update_parameters(self._detector)
+        self.num_steps_done += 1
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, as plain data and tensors."""
+        return {
+            "step": self.num_steps_done,
+            "weights": self._detector.state_dict(),
+            "ema": None if self.averaged is None else self.averaged.module.state_dict(),
+            "optimizer": self._sgd.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self.num_steps_done = state["step"]
+        self._detector.load_state_dict(state["weights"])
+        if self.averaged is not None and state["ema"] is not None:
+            self.averaged.module.load_state_dict(state["ema"])
+            self.averaged.n_averaged.fill_(state["step"])
+        self._sgd.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])

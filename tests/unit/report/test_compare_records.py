@@ -1,0 +1,192 @@
+"""Verdicts are given where two figures can be compared, and reasons where they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suite.records import build_record
+from suite.report.compare import Comparison, compare_record
+from suite.report.reference import ReferenceRow, load_reference
+
+FOLDER = Path(__file__).resolve().parents[3] / "reports" / "reference"
+SSD = {"detector": "ssd_r34", "dataset": "COCO2017"}
+NPU8 = {"device": "npu", "devices": 8, "scope": "global", "epochs": 115.2}
+CPU1 = {"device": "cpu", "devices": 1, "batch": 1}
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[ReferenceRow]:
+    return load_reference(FOLDER)
+
+
+@pytest.fixture
+def row(rows: list[ReferenceRow]) -> ReferenceRow:
+    """The published training of SSD-ResNet34 on eight NPUs, its AP unflagged."""
+    seed = next(row for row in rows if row.row_id == "seed-003")
+    return replace(seed, ap_flag="", trust="verbatim")
+
+
+def make(
+    kind: str = "train",
+    *,
+    metrics: dict[str, float],
+    subject: dict[str, Any] = SSD,
+    conditions: dict[str, Any] = NPU8,
+) -> dict[str, Any]:
+    return build_record(kind, metrics=metrics, subject=subject, conditions=conditions)
+
+
+def compare_one(record: dict[str, Any], row: ReferenceRow) -> Comparison:
+    (found,) = compare_record(record, [row])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(1.021, "ahead"), (1.02, "level"), (1.0, "level"), (0.98, "level"), (0.979, "behind")],
+)
+def test_two_percent_of_throughput_are_noise(
+    factor: float, verdict: str, row: ReferenceRow
+) -> None:
+    found = compare_one(make(metrics={"images_per_second": 4474.27 * factor}), row)
+    assert (found.metric, found.verdict, found.reasons) == ("train_images_per_second", verdict, ())
+    assert found.ratio == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("ap", "verdict"),
+    [(0.2573, "ahead"), (0.25725, "level"), (0.25125, "level"), (0.2512, "behind")],
+)
+def test_three_tenths_of_a_point_of_ap_are_noise(
+    ap: float, verdict: str, row: ReferenceRow
+) -> None:
+    assert compare_one(make(metrics={"ap": ap}), row).verdict == verdict
+
+
+def test_an_interval_of_our_own_decides_instead(row: ReferenceRow) -> None:
+    narrow = {"ap": 0.2550, "ap_low": 0.2549, "ap_high": 0.2551}
+    wide = {"ap": 0.2700, "ap_low": 0.2500, "ap_high": 0.2900}
+    assert compare_one(make(metrics=narrow), row).verdict == "ahead"
+    assert compare_one(make(metrics=wide), row).verdict == "level"
+
+
+THROUGHPUT = {"images_per_second": 5000.0}
+REASONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
+    "flag": ({}, {}, {"throughput_flag": "odd"}, "flagged: odd"),
+    "simulated": ({}, {"simulated": True}, {}, "our device is simulated"),
+    "width": ({"width": 0.25}, {}, {}, "backbone width 0.25 against 1"),
+    "dataset": ({"dataset": "VOC2007"}, {}, {}, "dataset VOC2007 against COCO2017"),
+    "silent dataset": ({"dataset": None}, {}, {}, "our dataset is not stated"),
+    "input": ({}, {"image_hw": [512, 512]}, {}, "input 512x512 against 300x300"),
+    "kind": ({}, {"device": "cpu"}, {}, "device cpu against npu"),
+    "devices": ({}, {"devices": 1}, {}, "devices 1 against 8"),
+    "silent devices": ({}, {}, {"device_count": None}, "published device count not stated"),
+    "scope": ({}, {"scope": "per_device"}, {}, "scope per device against global"),
+    "their scope": ({}, {}, {"train_scope": "per_device"}, "scope global against per device"),
+    "unknown scope": ({}, {"scope": "unknown"}, {"train_scope": "unknown"}, "scope unknown"),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_throughput_of_unlike_runs_is_not_compared(name: str, row: ReferenceRow) -> None:
+    subject, conditions, published, reason = REASONS[name]
+    record = make(metrics=THROUGHPUT, subject=SSD | subject, conditions=NPU8 | conditions)
+    found = compare_one(record, replace(row, **published))
+    assert found.verdict == "not comparable"
+    assert found.reasons[0].startswith(reason)
+    assert found.ratio == pytest.approx(5000 / 4474.27)
+
+
+def test_the_weightiest_reason_comes_first(row: ReferenceRow) -> None:
+    subject = SSD | {"dataset": "VOC2007"}
+    record = make(metrics=THROUGHPUT, subject=subject, conditions=CPU1 | {"scope": "per_device"})
+    assert compare_one(record, replace(row, throughput_flag="odd")).reasons == (
+        "flagged: odd",
+        "dataset VOC2007 against COCO2017",
+        "device cpu against npu",
+        "devices 1 against 8",
+        "scope per device against global",
+    )
+
+
+def test_on_one_device_the_scope_makes_no_difference(row: ReferenceRow) -> None:
+    record = make(metrics=THROUGHPUT, conditions=NPU8 | {"devices": 1, "scope": "per_device"})
+    assert compare_one(record, replace(row, device_count=1)).verdict == "ahead"
+
+
+def test_names_of_a_dataset_and_padded_inputs_are_the_same_thing(rows: list[ReferenceRow]) -> None:
+    row = next(row for row in rows if row.row_id == "seed-002")
+    subject = {"detector": "retinanet_r50_fpn", "dataset": "coco-2017"}
+    conditions = {"device": "npu", "devices": 8, "image_hw": [800, 1344], "epochs": 12}
+    record = make(metrics={"ap": 0.37}, subject=subject, conditions=conditions)
+    assert compare_one(record, row).verdict == "ahead"
+
+
+def test_ap_is_not_compared_with_a_run_that_stopped_at_its_target(row: ReferenceRow) -> None:
+    found = compare_one(make(metrics={"ap": 0.25}), replace(row, ap=0.2319, ap_target=0.23))
+    assert found.reasons == ("that run stopped at its target of 23.0",)
+
+
+def test_a_pure_target_is_a_figure_to_reach(row: ReferenceRow) -> None:
+    found = compare_one(make(metrics={"ap": 0.25}), replace(row, ap=None, ap_target=0.23))
+    assert (found.published, found.verdict) == (0.23, "ahead")
+
+
+@pytest.mark.parametrize(("epochs", "comparable"), [(117.9, True), (60, False), (240, False)])
+def test_ap_needs_about_as_many_epochs(epochs: float, comparable: bool, row: ReferenceRow) -> None:
+    record = make(metrics={"ap": 0.25}, conditions=NPU8 | {"epochs": epochs})
+    assert (compare_one(record, row).reasons == ()) is comparable
+
+
+def test_inference_needs_the_same_batch_and_devices(row: ReferenceRow) -> None:
+    published = replace(
+        row,
+        train_images_per_second=None,
+        infer_images_per_second=10.0,
+        infer_batch=8,
+        infer_device_count=None,
+        device="2x Xeon",
+    )
+    record = make("bench-infer", metrics={"images_per_second": 13.0}, conditions=CPU1)
+    assert compare_one(record, published).reasons == (
+        "published device count not stated",
+        "batch 1 against 8",
+    )
+    same = replace(published, infer_batch=1, infer_device_count=1)
+    assert compare_one(record, same).verdict == "ahead"
+
+
+def test_the_flagged_ap_of_the_seeds_is_shown_but_never_a_target(rows: list[ReferenceRow]) -> None:
+    found = {one.row.row_id: one for one in compare_record(make(metrics={"ap": 0.3}), rows)}
+    assert found["seed-003"].verdict == "not comparable"
+    assert found["seed-003"].published == 0.25425
+    assert found["seed-003"].reasons == ("flagged: device count not stated",)
+
+
+def test_rows_of_the_same_detector_are_found_by_themselves(rows: list[ReferenceRow]) -> None:
+    found = compare_record(make(metrics=THROUGHPUT | {"ap": 0.25}), rows)
+    assert {one.row.detector for one in found} == {"ssd_r34"}
+    assert [one.metric for one in found] == sorted(one.metric for one in found)
+
+
+def test_a_row_asked_for_by_name_comes_first_whatever_it_is(rows: list[ReferenceRow]) -> None:
+    record = make(metrics={"ap": 0.25}, subject=SSD | {"reference": ["nvidia_dle-006"]})
+    first, second = compare_record(record, rows)[:2]
+    assert (first.row.row_id, first.named, second.named) == ("nvidia_dle-006", True, False)
+    assert first.reasons[0].startswith("detector ssd_r34 against SSD300 v1.1 ResNet-50")
+
+
+@pytest.mark.parametrize("kind", ["export", "verify", "manifest"])
+def test_kinds_without_a_published_counterpart_have_no_comparison(
+    kind: str, rows: list[ReferenceRow]
+) -> None:
+    assert compare_record(make(kind, metrics={"ap": 0.25} | THROUGHPUT), rows) == []
+
+
+def test_a_record_without_detector_matches_no_row(rows: list[ReferenceRow]) -> None:
+    for subject in ({}, {"detector": ""}):
+        assert compare_record(make(metrics={"ap": 0.25}, subject=subject), rows) == []

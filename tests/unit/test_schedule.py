@@ -1,0 +1,134 @@
+"""The published run's steps and learning rates to the digit, and what holds for any schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from suite.errors import UsageError
+from suite.recipe import Schedule
+from suite.schedule import (
+    decay_steps,
+    learning_rate,
+    peak_learning_rate,
+    steps_per_epoch,
+    total_steps,
+    warmup_steps,
+)
+
+PUBLISHED = Schedule(
+    epochs=115.2,
+    epoch_images=120_000,
+    base_lr=3e-3,
+    base_batch=32,
+    warmup_epochs=0.8,
+    decay_epochs=106.0,
+    final_lr_factor=0.01,
+)
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "steps"),
+    [(256, (468, 374, 49_608, 54_000)), (32, (3_750, 3_000, 397_500, 432_000))],
+)
+def test_the_published_runs_have_these_steps(global_batch: int, steps: tuple[int, ...]) -> None:
+    counts = (steps_per_epoch, warmup_steps, decay_steps, total_steps)
+    run = [count(PUBLISHED, global_batch=global_batch, dataset_size=118_287) for count in counts]
+    assert tuple(run) == steps
+
+
+def published_rate(step: int, global_batch: int = 256) -> float:
+    return learning_rate(step, PUBLISHED, global_batch=global_batch, dataset_size=118_287)
+
+
+def test_the_published_log_line_is_met_to_its_last_digit() -> None:
+    # The log prints it beside global step 3100, the rate that step 3099 used.
+    assert f"{published_rate(3099):.8f}" == "0.02377195"
+    assert published_rate(3099) == pytest.approx(0.02377194924, abs=1e-11)
+
+
+def test_the_published_schedule_at_its_turning_points() -> None:
+    assert peak_learning_rate(PUBLISHED, global_batch=256) == 0.024
+    assert peak_learning_rate(PUBLISHED, global_batch=32) == 0.003
+    assert published_rate(0) == 0.0
+    assert published_rate(187) == pytest.approx(0.012)
+    assert published_rate(374) == pytest.approx(0.0239967, abs=5e-8)
+    assert published_rate(24_804) == pytest.approx(0.024 * 0.505)
+    assert {published_rate(step) for step in range(49_608, 54_000, 7)} == {0.024 * 0.01}
+
+
+def test_epochs_are_counted_in_decimals() -> None:
+    schedule = dataclasses.replace(PUBLISHED, epochs=0.29, epoch_images=None, warmup_epochs=0.29)
+    assert total_steps(schedule, global_batch=1, dataset_size=100) == 29
+    assert warmup_steps(schedule, global_batch=1, dataset_size=100) == 29
+
+
+def test_without_nominal_images_an_epoch_is_the_training_set() -> None:
+    schedule = dataclasses.replace(PUBLISHED, epochs=40.0, epoch_images=None)
+    assert steps_per_epoch(schedule, global_batch=16, dataset_size=205) == 12
+    assert total_steps(schedule, global_batch=16, dataset_size=205) == 512
+
+
+def test_no_warm_up_starts_at_the_peak() -> None:
+    schedule = dataclasses.replace(PUBLISHED, warmup_epochs=0.0)
+    assert learning_rate(0, schedule, global_batch=32, dataset_size=1) == 0.003
+
+
+def test_runs_without_a_step_are_refused() -> None:
+    schedule = dataclasses.replace(PUBLISHED, epoch_images=None, epochs=0.01)
+    with pytest.raises(UsageError, match="global_batch: 16 is more than the 15 images of an epoch"):
+        steps_per_epoch(schedule, global_batch=16, dataset_size=15)
+    with pytest.raises(UsageError, match=r"schedule\.epochs: 0\.01 is less than one step"):
+        total_steps(schedule, global_batch=16, dataset_size=205)
+
+
+schedules = st.builds(
+    Schedule,
+    epochs=st.floats(0.5, 50),
+    epoch_images=st.none(),
+    base_lr=st.floats(1e-5, 1),
+    base_batch=st.integers(1, 64),
+    warmup_epochs=st.floats(0, 2),
+    decay_epochs=st.floats(2.5, 50),
+    final_lr_factor=st.floats(0, 1),
+)
+
+
+@given(schedules, st.integers(1, 64), st.integers(64, 1000))
+def test_any_schedule_is_bounded_continuous_and_ends_on_its_floor(
+    schedule: Schedule, global_batch: int, dataset_size: int
+) -> None:
+    run = {"global_batch": global_batch, "dataset_size": dataset_size}
+    peak = peak_learning_rate(schedule, global_batch=global_batch)
+    warmup, decay = warmup_steps(schedule, **run), decay_steps(schedule, **run)
+    steps = sorted({*range(0, decay + 20, 1 + decay // 40), warmup, decay})
+    lowest = peak * schedule.final_lr_factor
+    for step in steps:
+        rate, following = (learning_rate(at, schedule, **run) for at in (step, step + 1))
+        assert 0 <= rate <= peak * (1 + 1e-12)
+        assert rate >= lowest * (1 - 1e-12) or step < warmup
+        assert abs(following - rate) <= largest_change(step, peak, warmup, decay) * (1 + 1e-9)
+        assert following <= rate * (1 + 1e-12) or step < warmup
+    assert learning_rate(decay, schedule, **run) == pytest.approx(lowest, rel=1e-12)
+    assert learning_rate(decay + 12345, schedule, **run) == pytest.approx(lowest, rel=1e-12)
+
+
+def largest_change(step: int, peak: float, warmup: int, decay: int) -> float:
+    """Slope of the line or steepest of the cosine; between them also what the latter fell."""
+    slope = peak / warmup if step < warmup else peak * math.pi / (2 * decay)
+    fallen = peak * (1 - math.cos(math.pi * warmup / decay)) / 2 if step == warmup - 1 else 0.0
+    return slope + fallen
+
+
+@given(schedules, st.integers(0, 10_000))
+def test_the_warm_up_is_a_line_through_zero(schedule: Schedule, step: int) -> None:
+    run = {"global_batch": 8, "dataset_size": 1000}
+    warmup = warmup_steps(schedule, **run)
+    if 0 < step < warmup:
+        rate = learning_rate(step, schedule, **run)
+        peak = peak_learning_rate(schedule, global_batch=8)
+        assert rate == pytest.approx(peak * step / warmup)
