@@ -38,7 +38,8 @@ class SSDLevel:
         return 2 + 2 * len(self.ratios)
 
 
-# SSD300 for COCO: MLPerf training v0.5 to v1.1 (reference, Google and NVIDIA agree), Ascend ModelZoo.
+# SSD300 for COCO. MLPerf training v0.5 to v1.1 (its reference, Google and NVIDIA agree) and the
+# Ascend ModelZoo have the same numbers.
 SSD300_LEVELS = (
     SSDLevel(38, 8, 21, 45, (2,)),
     SSDLevel(19, 16, 45, 99, (2, 3)),

@@ -27,7 +27,7 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
 
 
 def intersection_over_union(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
-    """Return the overlap of every box of [...,M,4] with every box of [...,A,4] as [...,M,A] in [0,1].
+    """Return the overlap in [0,1], [...,M,A], of each of [...,M,4] with each of [...,A,4].
 
     Boxes without area overlap nothing, themselves included.
     """

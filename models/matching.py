@@ -22,9 +22,8 @@ def match_anchors(target: Target, anchors_cxcywh: Tensor, iou_threshold: float) 
     IoU, and where two boxes want the same anchor the one listed first keeps it.
     """
     valid = target.labels >= 0
+    # Padding rows are empty boxes and overlap nothing; only their forced matches must be left out.
     overlaps = intersection_over_union(target.boxes_xyxy, cxcywh_to_xyxy(anchors_cxcywh))
-    # Padding rows lose against every box, a box without any overlap included.
-    overlaps = torch.where(valid[..., None], overlaps, overlaps.new_tensor(-1.0))
     best_iou, best_box = overlaps.max(dim=1)
     matches = torch.where(best_iou >= iou_threshold, best_box, UNMATCHED)
     forced = _forced_matches(overlaps.argmax(dim=2), valid, num_anchors=len(anchors_cxcywh))

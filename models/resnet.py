@@ -1,8 +1,8 @@
 """ResNet backbones (He et al. 2016) under torchvision's parameter names, so that its weights load.
 
-Padding `torch` is symmetric everywhere. Padding `same` is TensorFlow's for the stem's max-pool, whose
-windows then start one pixel later: weights trained there expect it. (TensorFlow's ResNet pads its
-strided convolutions explicitly and symmetrically, so those agree.)
+Padding `torch` is symmetric everywhere. Padding `same` is TensorFlow's for the stem's max-pool,
+whose windows then start one pixel later: weights trained there expect it. (TensorFlow's ResNet pads
+its strided convolutions explicitly and symmetrically, so those agree.)
 """
 
 from __future__ import annotations
@@ -71,9 +71,15 @@ class ResNet34(nn.Module):
             self.stage_names.append(f"layer{number}")
             channels = out_channels
         self.out_channels = channels
+        self._initialise()
+
+    def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock):
+                # Each block starts as its shortcut: the seed's choice (Goyal et al. 2017, 5.1).
+                nn.init.zeros_(module.bn2.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images [N,3,H,W] to the last stage's features."""
@@ -90,7 +96,7 @@ def scale_channels(channels: int, width: float) -> int:
 
 
 def max_pool_3x3(features: Tensor, *, same: bool) -> Tensor:
-    """Halve [N,C,H,W]; with `same` an even side is padded after its end only, as TensorFlow does."""
+    """Halve [N,C,H,W]; with `same` an even side is padded after its end only, as by TensorFlow."""
     if not same:
         return F.max_pool2d(features, 3, 2, 1)
     return F.max_pool2d(pad_same(features, kernel=3, stride=2, value=float("-inf")), 3, 2)

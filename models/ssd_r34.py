@@ -1,8 +1,8 @@
-"""SSD-ResNet34 at 300x300: the MLPerf training v0.5 to v1.1 detector, in the Ascend ModelZoo's form.
+"""SSD-ResNet34 at 300x300: MLPerf training's detector until v1.1, as the Ascend ModelZoo has it.
 
-Liu et al. 2016 (SSD) on ResNet-34 cut after its third stage, whose stride is 1 instead of 2. Where the
-published sources disagree this follows the ModelZoo's TensorFlow code (anchor order, matcher, loss);
-padding `torch` goes with torchvision's backbone weights, `same` with TensorFlow's.
+Liu et al. 2016 (SSD) on ResNet-34 cut after its third stage, whose stride is 1 instead of 2. Where
+the published sources disagree this follows the ModelZoo's TensorFlow code (anchor order, matcher,
+loss); padding `torch` goes with torchvision's backbone weights, `same` with TensorFlow's.
 
 Shape letters: N images, A = 8,732 anchors, K = num_classes + 1 logits (logit 0 is background).
 """
@@ -14,8 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.anchors import SSD300_LEVELS, build_ssd_anchors
+from models.detector import Detector
 from models.losses import ssd_loss
-from models.postprocess import PostprocessParameters, postprocess, select_candidates
+from models.postprocess import (
+    Candidates,
+    PaddedDetections,
+    PostprocessParameters,
+    postprocess,
+    select_candidates,
+)
+from models.published_postprocess import published_postprocess
 from models.resnet import Padding, ResNet34, pad_same, scale_channels
 from models.structures import HeadOutputs, Target
 
@@ -53,12 +61,13 @@ class ExtraBlock(nn.Module):
         return F.relu(self.expand(features))
 
 
-class SSDResNet34(nn.Module):
+class SSDResNet34(Detector):
     """SSD-ResNet34; `forward` gives raw head outputs, `loss` and `detect` wrap it.
 
     Args:
         num_classes: without background.
-        width: channel multiplier; 1.0 is the published detector with 19,972,534 parameters at 80 classes.
+        width: channel multiplier; 1.0 is the published detector, 19,972,534 parameters at 80
+            classes.
         padding: `torch`, or `same` for weights trained in TensorFlow.
     """
 
@@ -67,8 +76,9 @@ class SSDResNet34(nn.Module):
     def __init__(self, num_classes: int, *, width: float = 1.0, padding: Padding = "torch") -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = ResNet34((1, 2, 1), width=width, padding=padding)
-        channels = [self.backbone.out_channels]
+        backbone = ResNet34((1, 2, 1), width=width, padding=padding)
+        self.backbone = backbone
+        channels = [backbone.out_channels]
         blocks = []
         for squeezed, expanded, stride, pad in _EXTRA_BLOCKS:
             shape = (scale_channels(squeezed, width), scale_channels(expanded, width), stride, pad)
@@ -108,20 +118,27 @@ class SSDResNet34(nn.Module):
             outputs, target, self.anchors_cxcywh, scales=BOX_SCALES, iou_threshold=MATCH_IOU
         )
 
-    def candidates(self, outputs: HeadOutputs, *, pre_topk: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the best (anchor, class) pairs: boxes `_xyxy` [N,P,4], scores [N,P], labels [N,P]."""
+    def candidates(self, outputs: HeadOutputs, *, pre_topk: int) -> Candidates:
+        """Return the best (anchor, class) pairs: boxes [N,P,4], scores and labels [N,P]."""
         return select_candidates(outputs, self.anchors_cxcywh, scales=BOX_SCALES, pre_topk=pre_topk)
 
-    def detect(
-        self, outputs: HeadOutputs, parameters: PostprocessParameters
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return padded boxes [N,D,4] (pixels of the input), scores, labels [N,D] and counts [N]."""
-        boxes_xyxy, scores, labels = self.candidates(outputs, pre_topk=parameters.pre_topk)
+    def detect(self, outputs: HeadOutputs, parameters: PostprocessParameters) -> PaddedDetections:
+        """Return boxes [N,D,4] in pixels of the input, scores and labels [N,D], counts [N]."""
         return postprocess(
-            boxes_xyxy,
-            scores,
-            labels,
+            *self.candidates(outputs, pre_topk=parameters.pre_topk),
             num_classes=self.num_classes,
+            image_hw=self.image_hw,
+            parameters=parameters,
+        )
+
+    def detect_as_published(
+        self, outputs: HeadOutputs, parameters: PostprocessParameters
+    ) -> PaddedDetections:
+        """Return what `detect` returns, by the exact published postprocess."""
+        return published_postprocess(
+            outputs,
+            self.anchors_cxcywh,
+            scales=BOX_SCALES,
             image_hw=self.image_hw,
             parameters=parameters,
         )

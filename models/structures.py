@@ -1,8 +1,8 @@
 """The plain data that flows through a detector.
 
 Shape letters: N images, A anchors, M boxes of one image, K logits per anchor, H W rows and columns.
-Box tensors carry their format in the name; `_xyxy` is (x0, y0, x1, y1) in pixels of the network input
-unless a docstring says otherwise, x1 and y1 exclusive.
+Box tensors carry their format in the name; `_xyxy` is (x0, y0, x1, y1) in pixels of the network
+input unless a docstring says otherwise, x1 and y1 exclusive.
 """
 
 from __future__ import annotations

@@ -1,25 +1,24 @@
 """Resumable training state on disk: plain tensors and plain data, readable with `weights_only`.
 
-A checkpoint is written to a temporary name, synced, then renamed, with its sha256 in a file beside it.
+A checkpoint is written to a temporary name, synced, then renamed; its sha256 stands in a file
+beside it.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
 
-from models import DETECTORS, build_detector
-from suite.errors import InputError
+from models import Detector, build_detector
+from suite.errors import InputError, SuiteError, UsageError
 from suite.files import file_sha256, replacing, write_text
 from suite.recipe import Recipe, recipe_from_dict
-from suite.weights import LOAD_ERRORS
+from suite.weights import is_dense, load_plain
 
 SCHEMA = "suite.checkpoint/1"
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -28,6 +27,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "ema": (dict, type(None)),
     "optimizer": dict,
     "scaler": dict,
+    "events": dict,
     "recipe": dict,
     "class_names": list,
     "category_ids": list,
@@ -47,7 +47,7 @@ class TrainedDetector:
         sha256: of the checkpoint file.
     """
 
-    detector: nn.Module
+    detector: Detector
     recipe: Recipe
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -56,11 +56,21 @@ class TrainedDetector:
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint and its digest; `state` has the keys that `load_checkpoint` returns."""
-    with replacing(path) as temporary:
-        torch.save({"schema": SCHEMA, **state}, temporary)
-        # Before the rename: a checkpoint that is there always has its digest.
-        write_text(_digest_path(path), f"{file_sha256(temporary)}  {path.name}\n")
+    """Write a checkpoint and its digest; `state` has the keys that `load_checkpoint` returns.
+
+    Raises:
+        SuiteError: the place cannot be written; what stood there stays.
+    """
+    try:
+        with replacing(path) as temporary:
+            torch.save({"schema": SCHEMA, **state}, temporary)
+            # Before the rename: a checkpoint that is there always has its digest.
+            write_text(_digest_path(path), f"{file_sha256(temporary)}  {path.name}\n")
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+        raise SuiteError(
+            f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}); "
+            "free space there and go on with --resume"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -72,17 +82,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     _check_digest(path)
-    _check_container(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
-        raise InputError(f"{path}: not a checkpoint of plain data; it was not loaded") from error
+    state = load_plain(path)
     if not isinstance(state, dict) or state.get("schema") != SCHEMA:
         raise InputError(f"{path}: not a checkpoint of this suite (no schema '{SCHEMA}')")
     for key, kind in _FIELDS.items():
         if not isinstance(state.get(key, ...), kind):
             raise InputError(f"{path}: damaged checkpoint, '{key}' is absent or of the wrong type")
-    return state
+    _check_values(state, path)
+    return cast(dict[str, Any], state)
 
 
 def load_detector(path: Path) -> TrainedDetector:
@@ -92,11 +99,11 @@ def load_detector(path: Path) -> TrainedDetector:
         InputError: as `load_checkpoint`, or the weights do not fit the recipe inside.
     """
     state = load_checkpoint(path)
-    recipe = recipe_from_dict(state["recipe"], source=str(path))
+    recipe = recipe_of_checkpoint(state, source=str(path))
     detector = build_recipe_detector(recipe)
     try:
-        detector.load_state_dict(state["ema"] or state["weights"])
-    except (RuntimeError, TypeError) as error:
+        detector.load_state_dict(dict(state["ema"] or state["weights"]))
+    except RuntimeError as error:
         raise InputError(
             f"{path}: the weights do not fit '{recipe.detector.name}' with "
             f"{recipe.detector.num_classes} classes as its recipe says"
@@ -109,14 +116,21 @@ def load_detector(path: Path) -> TrainedDetector:
     return TrainedDetector(detector.eval(), recipe, names, ids, state["step"], file_sha256(path))
 
 
-def build_recipe_detector(recipe: Recipe) -> nn.Module:
+def recipe_of_checkpoint(state: dict[str, Any], *, source: str) -> Recipe:
+    """Return the recipe that a checkpoint was trained by.
+
+    Raises:
+        InputError: it is none that this version understands.
+    """
+    try:
+        return recipe_from_dict(state["recipe"], source=f"{source}, its recipe")
+    except UsageError as error:
+        raise InputError(str(error)) from error
+
+
+def build_recipe_detector(recipe: Recipe) -> Detector:
     """Build the detector a recipe describes, with fresh weights."""
     section = recipe.detector
-    if section.name not in DETECTORS:
-        known = ", ".join(sorted(DETECTORS))
-        raise InputError(
-            f"recipe {recipe.name}: detector.name '{section.name}' is unknown; known: {known}"
-        )
     return build_detector(
         section.name, num_classes=section.num_classes, width=section.width, padding=section.padding
     )
@@ -143,14 +157,16 @@ def load_newest_checkpoint(folder: Path) -> dict[str, Any]:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder, oldest first."""
-    return sorted(p for p in folder.glob("step-*.pth") if re.fullmatch(r"step-\d{8,}\.pth", p.name))
+    return sorted(p for p in folder.glob("step-*.pth") if re.fullmatch(r"step-\d{8}\.pth", p.name))
 
 
 def delete_old_checkpoints(folder: Path, *, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints."""
+    """Delete all but the newest `keep` checkpoints, and what an interrupted save left behind."""
     for path in list_checkpoints(folder)[:-keep]:
         path.unlink()
         _digest_path(path).unlink(missing_ok=True)
+    for path in folder.glob(".*.pth"):
+        path.unlink()
 
 
 def _digest_path(path: Path) -> Path:
@@ -159,20 +175,18 @@ def _digest_path(path: Path) -> Path:
 
 def _check_digest(path: Path) -> None:
     stored = _digest_path(path)
-    if stored.is_file() and stored.read_text(encoding="utf-8", errors="replace")[
-        :64
-    ] != file_sha256(path):
+    if not stored.is_file():
+        return
+    if stored.read_text(encoding="utf-8", errors="replace")[:64] != file_sha256(path):
         raise InputError(f"{path}: damaged, its sha256 is not the one in {stored.name}")
 
 
-def _check_container(path: Path) -> None:
-    """Refuse what torch.save never writes: other containers, and compressed members (bombs)."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            compressed = any(
-                member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()
-            )
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path}: not a checkpoint, or cut short") from error
-    if compressed:
-        raise InputError(f"{path}: not a checkpoint of this suite (compressed members)")
+def _check_values(state: dict[str, Any], path: Path) -> None:
+    names, ids = state["class_names"], state["category_ids"]
+    if not all(type(name) is str for name in names) or not all(type(i) is int for i in ids):
+        raise InputError(f"{path}: damaged checkpoint, its classes are not texts with numbers")
+    size = path.stat().st_size
+    for name, value in [*state["weights"].items(), *(state["ema"] or {}).items()]:
+        sound = is_dense(value, max_bytes=size) and value.dtype in (torch.float32, torch.int64)
+        if not (type(name) is str and sound and value.isfinite().all()):
+            raise InputError(f"{path}: damaged checkpoint, '{name}' is not a finite tensor")

@@ -1,4 +1,4 @@
-"""One emitter for what happens during training: console, metrics.jsonl, and TensorBoard when present.
+"""One emitter for what happens in training: console, metrics.jsonl, and TensorBoard when present.
 
 Losses stay on the device between log lines; their mean is read once per interval, which is the only
 moment a training step waits for the device.
@@ -11,7 +11,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +21,11 @@ import click
 import torch
 from torch import Tensor
 
-from suite.errors import Diverged
+from suite.errors import Diverged, SuiteError
 
+DIVERGENCE_REMEDY = (
+    "lower schedule.base_lr, lengthen schedule.warmup_epochs, or set optimizer.clip_norm"
+)
 _PLAIN_LINE_SECONDS = 5.0
 
 
@@ -43,16 +47,16 @@ class Events:
         self._num_steps = num_steps
         self._global_batch = global_batch
         self._log_every = log_every
-        self._sums: dict[str, Tensor] = {}
-        self._steps_in_window = 0
-        self._windows: list[tuple[int, float]] = []
-        self._last_loss = math.nan
-        self._window_start = self._start = time.perf_counter()
-        self._first_step = first_step
+        self._window = _Window()
+        self._clock = _Clock()
+        self._warm = False
+        self._measured = {"steps": 0, "seconds": 0.0}
+        self._last_loss: float | None = None
+        self._status = ""
         self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._log = (folder / "log.txt").open("a", encoding="utf-8")
         self._progress = Progress(num_steps, done=first_step, label="train")
-        self._board = _open_tensorboard(folder)
+        self._board = _open_tensorboard(folder, first_step)
 
     def __enter__(self) -> Events:
         return self
@@ -63,6 +67,8 @@ class Events:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, SuiteError):
+            self._log.write(f"{error}\n")
         self._progress.close()
         self._metrics.close()
         self._log.close()
@@ -76,18 +82,28 @@ class Events:
             Diverged: the mean loss of the interval is not finite.
         """
         self.step += 1
-        self._steps_in_window += 1
-        for name, loss in losses.items():
-            value = loss.detach()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._window.add(losses)
         if self.step % self._log_every == 0 or self.step == self._num_steps:
             self._log_window(lr)
+        self._progress.update(self.step, self._status)
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show how far an evaluation is."""
+        self._progress.update(self.step, f"evaluating {done}/{total}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock: what happens inside is not training."""
+        self._window.wait()
+        with self._clock.stopped():
+            yield
 
     def wrote(self, event: str, **values: Any) -> None:
-        """Record something that is not a step: an evaluation, a checkpoint, a resume."""
+        """Record something that is not a step: an evaluation, a resume."""
         self._write_line({"event": event, "step": self.step, **values})
+        self._write_board(event, values)
         details = " ".join(f"{key}={_short(value)}" for key, value in values.items())
-        self.say(f"step {self.step}: {event} {details}")
+        self.say(f"step {self.step}: {event} {details}".rstrip())
 
     def say(self, message: str) -> None:
         """Print a line on stderr and keep it in log.txt."""
@@ -96,58 +112,113 @@ class Events:
         self._progress.print(message)
 
     def totals(self) -> dict[str, float]:
-        """Return the throughput over all windows but the first, and the last window's loss.
+        """Return the loss of the last interval and the throughput of the run.
 
-        Empty when the run had no second window to measure.
+        Throughput counts all intervals but the first after each start, in which loader and device
+        warm up; it is absent where there is no other.
         """
-        windows = self._windows[1:]
-        if not windows:
-            return {}
-        images = sum(steps for steps, _ in windows) * self._global_batch
-        seconds = sum(seconds for _, seconds in windows)
+        totals = {} if self._last_loss is None else {"loss": self._last_loss}
+        if self._measured["steps"]:
+            seconds = self._measured["seconds"]
+            totals["images_per_second"] = self._measured["steps"] * self._global_batch / seconds
+            totals["train_seconds"] = seconds
+        return totals
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run needs to write the lines this one would have written."""
         return {
-            "images_per_second": images / seconds,
-            "train_seconds": seconds,
-            "loss": self._last_loss,
+            "losses": dict(self._window.sums),
+            "steps": self._window.num_steps,
+            "measured": dict(self._measured),
         }
 
-    def pause(self) -> None:
-        """Forget the time since the last line: what follows is not training."""
-        self._window_start = time.perf_counter()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        self._window = _Window(dict(state["losses"]), state["steps"])
+        self._measured = {key: state["measured"][key] for key in self._measured}
 
     def _log_window(self, lr: float) -> None:
-        means = (torch.stack(list(self._sums.values())) / self._steps_in_window).tolist()
-        seconds = time.perf_counter() - self._window_start
-        self._windows.append((self._steps_in_window, seconds))
-        values: dict[str, Any] = {"step": self.step, "loss": sum(means)}
-        values.update(zip(self._sums, means, strict=True))
-        values["lr"] = lr
-        values["images_per_second"] = self._steps_in_window * self._global_batch / seconds
-        values["seconds"] = time.perf_counter() - self._start
-        if not math.isfinite(values["loss"]):
+        means, num_timed = self._window.read()
+        seconds = self._clock.restart()
+        self._window = _Window()
+        loss = sum(means.values())
+        if not math.isfinite(loss):
+            self.wrote("diverged", lr=lr)
             raise Diverged(
-                f"the loss is {values['loss']} at step {self.step} (learning rate {lr:.3g}); "
-                "lower schedule.base_lr, lengthen schedule.warmup_epochs, or set optimizer.clip_norm"
+                f"the loss is {loss} at step {self.step} (learning rate {lr:.3g}); "
+                f"{DIVERGENCE_REMEDY}"
             )
-        self._last_loss = values["loss"]
-        self._write_line(values)
-        self._write_board(values)
-        self._progress.update(
-            self.step,
-            f"loss {values['loss']:.3f} lr {lr:.2e} {values['images_per_second']:.1f} images/s",
-        )
-        self._sums.clear()
-        self._steps_in_window = 0
-        self._window_start = time.perf_counter()
+        speed = num_timed * self._global_batch / seconds
+        if self._warm:
+            self._measured["steps"] += num_timed
+            self._measured["seconds"] += seconds
+        self._warm = True
+        self._last_loss = loss
+        values = {"loss": loss, **means, "lr": lr, "images_per_second": speed}
+        self._write_line({"step": self.step, **values, "seconds": self._clock.since_start()})
+        self._write_board("train", values)
+        self._status = f"loss {loss:.3f} lr {lr:.2e} {speed:.1f} images/s"
 
     def _write_line(self, values: Mapping[str, Any]) -> None:
-        self._metrics.write(json.dumps(values) + "\n")
+        self._metrics.write(json.dumps(values, allow_nan=False) + "\n")
         self._metrics.flush()
 
-    def _write_board(self, values: Mapping[str, Any]) -> None:
+    def _write_board(self, group: str, values: Mapping[str, Any]) -> None:
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(f"train/{name}", value, self.step)
+                if isinstance(value, float):
+                    self._board.add_scalar(f"{group}/{name}", value, self.step)
+
+
+class _Window:
+    """The losses since the last line, summed on the device."""
+
+    def __init__(self, sums: dict[str, Tensor] | None = None, num_steps: int = 0) -> None:
+        self.sums = {} if sums is None else sums
+        self.num_steps = num_steps
+        self._num_before = num_steps
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            value = loss.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.num_steps += 1
+
+    def wait(self) -> None:
+        """Return when the device has done its steps."""
+        for value in self.sums.values():
+            value.item()
+
+    def read(self) -> tuple[dict[str, float], int]:
+        """Return the mean losses, and how many of the steps this process made."""
+        means = (torch.stack(list(self.sums.values())) / self.num_steps).tolist()
+        return dict(zip(self.sums, means, strict=True)), self.num_steps - self._num_before
+
+
+class _Clock:
+    """Seconds of training since the last line."""
+
+    def __init__(self) -> None:
+        self._start = self._running_since = time.perf_counter()
+        self._before = 0.0
+
+    def since_start(self) -> float:
+        return time.perf_counter() - self._start
+
+    def restart(self) -> float:
+        """Return the seconds so far and count from 0 again."""
+        now = time.perf_counter()
+        seconds = self._before + now - self._running_since
+        self._before, self._running_since = 0.0, now
+        return seconds
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        self._before += time.perf_counter() - self._running_since
+        try:
+            yield
+        finally:
+            self._running_since = time.perf_counter()
 
 
 class Progress:
@@ -166,26 +237,29 @@ class Progress:
         self._status = ""
         self._bar: Any = None
         if sys.stderr.isatty():
+            # The ETA is our own: click's counts what was done before this process as done in it.
             self._bar = click.progressbar(
-                length=total, label=label, file=sys.stderr, item_show_func=lambda _: self._status
+                length=total,
+                label=label,
+                file=sys.stderr,
+                show_eta=False,
+                width=0,
+                item_show_func=lambda _: self._status,
             )
             self._bar.__enter__()
             self._bar.update(done)
 
     def update(self, done: int, status: str = "") -> None:
         """Report that `done` units are finished."""
-        self._status = status
-        if self._bar is not None:
-            self._bar.update(done - self._done, done)
-        self._done = done
         now = time.perf_counter()
-        if self._bar is None and (
-            done >= self._total or now - self._last_line > _PLAIN_LINE_SECONDS
-        ):
+        advanced, self._done = done - self._done, done
+        self._status = f"{status} ETA {self._estimate(now)}".lstrip()
+        if self._bar is not None:
+            self._bar.update(advanced)
+            self._bar.render_progress()  # which an update without advance leaves out
+        elif now - self._last_line > _PLAIN_LINE_SECONDS or (advanced and done >= self._total):
             self._last_line = now
-            click.echo(
-                f"{self._label} {done}/{self._total} {status} ETA {self._eta(now)}", err=True
-            )
+            click.echo(f"{self._label} {done}/{self._total} {self._status}", err=True)
 
     def print(self, message: str) -> None:
         """Print a line without tearing the bar."""
@@ -198,9 +272,11 @@ class Progress:
         if self._bar is not None:
             self._bar.__exit__(None, None, None)
 
-    def _eta(self, now: float) -> str:
+    def _estimate(self, now: float) -> str:
         speed = (self._done - self._start_done) / (now - self._start)
-        seconds = int((self._total - self._done) / speed) if speed > 0 else 0
+        if speed <= 0:
+            return "?"
+        seconds = int((self._total - self._done) / speed)
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
@@ -208,10 +284,11 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _open_tensorboard(folder: Path) -> Any:
+def _open_tensorboard(folder: Path, first_step: int) -> Any:
     """Return a TensorBoard writer where the extra is installed, else None."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder / "tensorboard"))
+    # What an interrupted run wrote after its last checkpoint is hidden.
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter, ge, gt
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from suite.errors import SuiteError, UsageError
+from suite.files import write_text
 from suite.shipped import shipped_folder
 from suite.strict_nodes import MAX_CHARACTERS, suggest
 from suite.strict_yaml import (
@@ -25,6 +26,7 @@ from suite.strict_yaml import (
     Rule,
     encode_plain,
     encode_yaml,
+    list_keys,
     read_plain,
     read_yaml,
 )
@@ -49,6 +51,9 @@ PathOrUrl = Annotated[
     Limit(
         "a path or an https URL", lambda value: value.startswith("https://") or "://" not in value
     ),
+]
+DatasetName = Annotated[
+    str, Limit("a name such as COCO2017", lambda value: value.strip() == value != "")
 ]
 # The names that Ascend's tools give to mixed precision.
 Precision = Annotated[
@@ -78,14 +83,16 @@ class Split:
 
     annotations: str
     """coco: the JSON file. voc: the image set, such as `train` for ImageSets/Main/train.txt."""
-    images: str
-    """Folder of the images; always JPEGImages in voc."""
+    images: str | None = None
+    """coco: folder of the images. voc: left out, they always lie in JPEGImages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """Which images and boxes."""
 
+    name: DatasetName
+    """As in published tables, such as COCO2017; only numbers on data of one name are compared."""
     format: Literal["coco", "voc"]
     """COCO JSON, or Pascal VOC XML."""
     root: str
@@ -201,7 +208,25 @@ class Recipe:
     """`row_id`s of reports/reference that this run is compared with."""
 
 
+def _build_images_rules(split: str) -> tuple[Rule, Rule]:
+    keys = (f"data.{split}.images", "data.format")
+    return (
+        Rule(
+            keys,
+            lambda images, form: form != "coco" or images is not None,
+            f"format coco needs data.{split}.images, the folder of the images",
+        ),
+        Rule(
+            keys,
+            lambda images, form: form != "voc" or images is None,
+            f"format voc has all images in JPEGImages; leave data.{split}.images out",
+        ),
+    )
+
+
 RULES = (
+    *_build_images_rules("train"),
+    *_build_images_rules("val"),
     Rule(
         ("global_batch", "devices"),
         lambda batch, devices: batch % devices == 0,
@@ -214,12 +239,12 @@ RULES = (
     ),
     Rule(
         ("schedule.decay_epochs", "schedule.warmup_epochs"),
-        operator.gt,
+        gt,
         "a decay of {0:g} epochs has to be longer than a warm-up of {1:g}",
     ),
     Rule(
         ("postprocess.pre_topk", "postprocess.max_detections"),
-        operator.ge,
+        ge,
         "{0} candidates (pre_topk) are fewer than {1} detections (max_detections)",
     ),
 )
@@ -300,23 +325,20 @@ def recipe_from_dict(plain: Mapping[str, Any], *, source: str) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write a recipe as YAML that `load_recipe` reads back equal, atomically."""
-    write_text(encode_yaml(recipe), path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text file that appears whole or not at all.
+    """Write a recipe as YAML that `load_recipe` reads back equal, all or nothing.
 
     Raises:
         SuiteError: the place cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        write_text(path, encode_yaml(recipe))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SuiteError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def differing_keys(a: Recipe, b: Recipe) -> list[str]:
+    """Return the dotted keys of the fields that are not equal, in the order of the file."""
+    return [key for key in list_keys(Recipe) if attrgetter(key)(a) != attrgetter(key)(b)]
 
 
 def recipe_digest(recipe: Recipe) -> str:

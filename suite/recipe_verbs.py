@@ -7,15 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from suite import schedule
-from suite.errors import UsageError
-from suite.recipe import (
-    Recipe,
-    find_recipe,
-    list_shipped_recipes,
-    load_recipe,
-    recipe_to_dict,
-    write_text,
-)
+from suite.errors import SuiteError, UsageError
+from suite.files import write_text
+from suite.recipe import Recipe, find_recipe, list_shipped_recipes, load_recipe, recipe_to_dict
 from suite.strict_yaml import encode_yaml
 
 
@@ -95,13 +89,17 @@ def copy_recipe(name: str, target: Path, *, force: bool = False) -> Path:
 
     Raises:
         UsageError: no such recipe, or the target exists.
+        SuiteError: the target cannot be written.
     """
     source = find_recipe(name)
     path = target / source.name if target.is_dir() else target
     if path.exists() and not force:
         raise UsageError(f"{path}: exists; choose another name or pass --force")
     load_recipe(str(source))
-    write_text(source.read_text(encoding="utf-8-sig"), path)
+    try:
+        write_text(path, source.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SuiteError(f"{path}: cannot be written: {error.strerror}") from error
     return path
 
 

@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tabulate import tabulate
+
 from suite.errors import InputError, SuiteError
 from suite.files import write_text
 from suite.provenance import describe_command, describe_git, describe_machine, describe_software
@@ -121,6 +123,17 @@ def write_record(record: Record, path: Path) -> None:
         write_text(path, text)
     except OSError as error:
         raise SuiteError(f"{path}: the record cannot be written: {error.strerror}") from error
+
+
+def format_metrics(record: Record) -> str:
+    """Render a record's metrics and conditions, one a line."""
+    rows = [(name, _show_number(value)) for name, value in sorted(record["metrics"].items())]
+    rows += [(name, str(value)) for name, value in sorted(record["conditions"].items())]
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _show_number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:,.4g}" if value < 1e6 else f"{value:,.0f}"
 
 
 def load_record(path: Path) -> Record:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from itertools import count
 from pathlib import Path
 
-from suite.errors import InputError
+from suite.errors import InputError, UsageError
 
 
-def create_run_folder(output: Path, recipe_name: str) -> Path:
-    """Create and return the next free `output/<recipe_name>-<n>`."""
-    output.mkdir(parents=True, exist_ok=True)
-    for number in count(1):
-        folder = output / f"{recipe_name}-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("count() does not end")
+def create_run_folder(output: Path, name: str) -> Path:
+    """Create and return the next free `output/<name>-<n>`.
+
+    Raises:
+        UsageError: `output` cannot be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return next(filter(_create, (output / f"{name}-{number}" for number in count(1))))
+    except OSError as error:
+        raise UsageError(
+            f"--output {output}: no folder can be made there ({error.strerror}); name another"
+        ) from error
 
 
 def open_run_folder(folder: Path) -> Path:
@@ -36,3 +38,11 @@ def run_of_checkpoint(checkpoint: Path) -> Path | None:
     """Return the run folder that a checkpoint stands in, if any."""
     folder = checkpoint.resolve().parent
     return folder.parent if folder.name == "checkpoints" else None
+
+
+def _create(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True

@@ -1,33 +1,35 @@
 """PyTorch, ONNX Runtime and nothing at all behind one function type.
 
-`Detect` takes a batch of images and returns one `Detections` per image, boxes in pixels of the original
-image. So accuracy before and after export is one evaluator called twice, and timing a runtime that does
-nothing prices the harness itself.
+`Detect` takes a batch of images and returns one `Detections` per image, boxes in pixels of the
+original image. So accuracy before and after export is one evaluator called twice, and timing a
+runtime that does nothing prices the harness itself.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
+from models.detector import Detector
 from models.postprocess import PostprocessParameters
 from models.structures import Detections, Images
 from suite.checkpoint import TrainedDetector, load_detector
 from suite.device import Device
-from suite.errors import InputError, MissingEnvironment
-from suite.recipe import Recipe
+from suite.errors import InputError
+from suite.graph_file import INPUT_NAME, OUTPUT_NAMES, GraphFile, check_answer, load_graph
+from suite.graph_metadata import GraphInput
+from suite.graph_session import PROVIDERS, open_graph
+from suite.recipe import Recipe, recipe_digest
 
 Detect = Callable[[Images], list[Detections]]
-
-OUTPUT_NAMES = ("boxes", "scores", "labels", "num_dets")
-# Far above any detector's graph; what is larger is not read into memory.
-_MAX_GRAPH_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class LoadedDetect:
         detect: the function.
         image_hw: of the network input.
         class_names, category_ids: by label.
-        runtime: "torch" or "onnxruntime", with the execution provider in use.
-        subject: what was loaded, for records: recipe, digests.
+        runtime: "torch" with the kind of device, or "onnxruntime" with the execution provider.
+        subject: what was loaded, for records: detector, recipe, data set, digests.
     """
 
     detect: Detect
@@ -63,12 +65,11 @@ def load_detect(path: Path, *, device: Device, threads: int | None = None) -> Lo
         MissingEnvironment: the execution provider that the device needs is not there.
     """
     if path.suffix == ".onnx":
-        return _load_graph(path, device, threads)
+        return _load_graph_detect(path, device, threads)
     trained = load_detector(path)
-    detect = torch_detect(trained.detector, postprocess_parameters(trained.recipe), device)
     return LoadedDetect(
-        detect,
-        image_hw=trained.detector.image_hw,  # type: ignore[arg-type]  # Module attributes are untyped
+        torch_detect(trained.detector, postprocess_parameters(trained.recipe), device),
+        image_hw=trained.detector.image_hw,
         class_names=trained.class_names,
         category_ids=trained.category_ids,
         runtime=f"torch {device.kind}",
@@ -81,34 +82,40 @@ def checkpoint_subject(trained: TrainedDetector) -> dict[str, Any]:
     return {
         "detector": trained.recipe.detector.name,
         "width": trained.recipe.detector.width,
+        "dataset": trained.recipe.data.name,
         "recipe": trained.recipe.name,
+        "recipe_digest": recipe_digest(trained.recipe),
         "checkpoint_sha256": trained.sha256,
         "step": trained.step,
     }
 
 
+def graph_subject(graph: GraphFile) -> dict[str, Any]:
+    """Return what a record says about a graph: the same, and the graph's own digest."""
+    keys = ("detector", "width", "dataset", "recipe", "recipe_digest", "checkpoint_sha256", "step")
+    subject = {key: getattr(graph.metadata, key) for key in keys}
+    return {**subject, "graph_sha256": graph.sha256}
+
+
 def postprocess_parameters(recipe: Recipe) -> PostprocessParameters:
     """Return the thresholds and limits a recipe asks for."""
-    section = recipe.postprocess
-    return PostprocessParameters(
-        score_threshold=section.score_threshold,
-        iou_threshold=section.iou_threshold,
-        max_detections=section.max_detections,
-        pre_topk=section.pre_topk,
-    )
+    return PostprocessParameters(**dataclasses.asdict(recipe.postprocess))
 
 
-def torch_detect(detector: nn.Module, parameters: PostprocessParameters, device: Device) -> Detect:
+def torch_detect(detector: Detector, parameters: PostprocessParameters, device: Device) -> Detect:
     """Wrap a detector; it is moved to the device and put into eval mode."""
-    detector = detector.to(device.torch_device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    # Convolutions are faster with channels last; torch_npu refuses that layout.
+    layout = torch.contiguous_format if device.kind == "npu" else torch.channels_last
+    # torch's annotations leave memory_format out of Module.to.
+    detector.to(device.torch_device, memory_format=layout).eval()  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def detect(images: Images) -> list[Detections]:
         images = images.to(device.torch_device)
-        pixels = images.normalised().contiguous(memory_format=torch.channels_last)
+        pixels = images.normalised().contiguous(memory_format=layout)
         with device.autocast():
             outputs = detector(pixels)
-        return unpad(detector.detect(outputs, parameters), images, detector.image_hw)  # type: ignore[operator,arg-type]
+        return unpad(detector.detect(outputs, parameters), images, detector.image_hw)
 
     return detect
 
@@ -135,89 +142,47 @@ def unpad(padded: Sequence[Tensor], images: Images, image_hw: tuple[int, int]) -
     ]
 
 
-def _load_graph(path: Path, device: Device, threads: int | None) -> LoadedDetect:
-    session = open_session(path, device=device, threads=threads)
-    metadata = read_metadata(session.get_modelmeta().custom_metadata_map, source=str(path))
-    image_hw = (metadata["image_hw"][0], metadata["image_hw"][1])
-    torch_device = torch.device("cpu")
+def _load_graph_detect(path: Path, device: Device, threads: int | None) -> LoadedDetect:
+    graph = load_graph(path)
+    metadata = graph.metadata
+    if metadata.nms == "none":
+        raise InputError(f"{path}: holds raw heads (nms none); export it with --nms op to detect")
+    run = open_graph(
+        graph.model.SerializeToString(), source=str(path), kind=device.kind, threads=threads
+    )
+    image_hw = metadata.image_hw[0], metadata.image_hw[1]
+    affine = _input_affine(metadata.input)
 
     def detect(images: Images) -> list[Detections]:
-        images = images.to(torch_device)
-        outputs = session.run(list(OUTPUT_NAMES), {"images": images.normalised().numpy()})
+        images = images.to(torch.device("cpu"))
+        # What the graph says of its input decides, not what our own loaders do.
+        fed = dataclasses.replace(images, affine=affine.expand(len(images.pixels), -1, -1))
+        outputs = run(OUTPUT_NAMES, {INPUT_NAME: fed.normalised().numpy()})
+        check_answer(outputs, metadata, num_images=len(images.pixels), source=str(path))
+        _check_labels(outputs, metadata.num_classes, source=str(path))
         return unpad([torch.from_numpy(output) for output in outputs], images, image_hw)
 
     return LoadedDetect(
         detect,
         image_hw=image_hw,
-        class_names=tuple(metadata["class_names"]),
-        category_ids=tuple(metadata["category_ids"]),
-        runtime=f"onnxruntime {session.get_providers()[0]}",
-        subject={
-            key: metadata[key] for key in ("detector", "width", "recipe", "checkpoint_sha256")
-        },
+        class_names=metadata.class_names,
+        category_ids=metadata.category_ids,
+        runtime=f"onnxruntime {PROVIDERS[device.kind]}",
+        subject=graph_subject(graph),
     )
 
 
-def open_session(path: Path, *, device: Device, threads: int | None = None) -> Any:
-    """Open an ONNX Runtime session on exactly the execution provider the device needs.
-
-    Raises:
-        InputError: not a readable graph.
-        MissingEnvironment: the provider is absent or fell back to another.
-    """
-    import onnxruntime
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such graph")
-    if path.stat().st_size > _MAX_GRAPH_BYTES:
-        raise InputError(
-            f"{path}: {path.stat().st_size} bytes, more than a detector's graph can have"
-        )
-    provider = {"cpu": "CPU", "cuda": "CUDA", "npu": "CANN"}[device.kind] + "ExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        raise MissingEnvironment(
-            f"this onnxruntime has no {provider} (it has {', '.join(onnxruntime.get_available_providers())}); "
-            "install the onnxruntime build for this device or pass --device cpu"
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except _graph_errors() as error:
-        raise InputError(
-            f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})"
-        ) from error
-    if session.get_providers()[0] != provider:
-        raise MissingEnvironment(
-            f"asked for {provider}, ONNX Runtime fell back to {session.get_providers()[0]}"
-        )
-    return session
+def _input_affine(fed: GraphInput) -> Tensor:
+    """Return the [3,4] affine that maps RGB in [0, 1] to what a graph takes; see `Images`."""
+    std = np.array(fed.std)
+    columns = [np.diag(255 * fed.scale / std), -(np.array(fed.mean) / std)[:, None]]
+    return torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
 
 
-def read_metadata(properties: dict[str, str], *, source: str) -> dict[str, Any]:
-    """Return the decoded metadata of a graph this suite wrote.
-
-    Raises:
-        InputError: the graph is not ours.
-    """
-    if properties.get("schema") != json.dumps("suite.graph/1"):
-        raise InputError(f"{source}: not a graph exported by this suite (no suite metadata in it)")
-    try:
-        return {key: json.loads(value) for key, value in properties.items()}
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source}: its metadata is damaged ({error})") from error
-
-
-def _graph_errors() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises on a file that is not a valid graph."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (
-        state.Fail,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.InvalidArgument,
-        state.NotImplemented,
-    )
+def _check_labels(outputs: Sequence[NDArray[Any]], num_classes: int, *, source: str) -> None:
+    labels, num_dets = outputs[2], outputs[3]
+    if ((num_dets < 0) | (num_dets > labels.shape[1])).any():
+        raise InputError(f"{source}: answers with a count of detections beyond its rows")
+    used = np.arange(labels.shape[1]) < num_dets[:, None]
+    if ((labels < 0) | (labels >= num_classes))[used].any():
+        raise InputError(f"{source}: answers with labels outside of its {num_classes} classes")

@@ -1,122 +1,196 @@
-"""Backbone weights from a file or a URL, under torchvision's key names.
+"""Weights from files of others: read without running anything in them, backbones also from a URL.
 
-Weights may be stored in fp16; they are cast on load. The file is never unpickled freely
-(`weights_only`), and a download is checked against the digest its publisher put into the file name
-(torchvision's `resnet34-b627a593.pth`), else against that of the first download, which is kept beside it.
+A download is kept in the cache. It is checked against the digest that its publisher put into the
+file name (torchvision's `resnet34-b627a593.pth`), else against that of the first download, which is
+kept beside it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
 import pickle
 import re
+import shutil
+import struct
 import sys
-import urllib.error
+import urllib.request
+import zipfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 
 from suite.errors import InputError, UsageError
-from suite.files import file_sha256, write_text
+from suite.files import file_sha256, replacing, write_text
 
-# What torch.load raises on files that are not weights, depending on where the parsing stops.
-LOAD_ERRORS = (
+_NETWORK_TIMEOUT_S = 60
+# What torch.load raises on files that are not its own, depending on where the parsing stops.
+_LOAD_ERRORS = (
     pickle.UnpicklingError,
     RuntimeError,
     OSError,
     EOFError,
     ValueError,
-    KeyError,
-    IndexError,
+    LookupError,
     AttributeError,
     TypeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    struct.error,
 )
 
 
-def load_backbone_weights(backbone: nn.Module, source: str) -> None:
-    """Load ImageNet weights into a backbone.
+def load_plain(path: Path) -> Any:
+    """Read what `torch.save` wrote, tensors and plain data alone, onto the CPU.
 
-    Args:
-        backbone: takes torchvision's key names; stages and classifier it does not have are left out.
-        source: a path, or an http(s) URL, which is downloaded once into the cache.
+    Nothing in the file is run, and nothing is decompressed: torch never compresses, bombs do.
 
     Raises:
-        InputError: the file is missing, damaged, or does not fit the backbone.
+        InputError: the file is something else, holds other objects, or is damaged.
     """
-    path = _download(source) if "://" in source else Path(source)
-    weights = _read_tensors(path)
-    wanted = backbone.state_dict()
-    missing = [
-        key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")
-    ]
-    if missing:
-        raise InputError(f"{path}: no weights for '{missing[0]}' and {len(missing) - 1} more keys")
-    for key, tensor in wanted.items():
-        if key in weights and weights[key].shape != tensor.shape:
-            raise InputError(
-                f"{path}: '{key}' has shape {tuple(weights[key].shape)}, the detector wants "
-                f"{tuple(tensor.shape)} (published weights fit width 1.0 only)"
-            )
-    fitting = {key: weights[key].to(wanted[key].dtype) for key in wanted if key in weights}
+    try:
+        if zipfile.is_zipfile(path):
+            _require_stored(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (*_LOAD_ERRORS, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: not a file of tensors and plain data, or cut short; it was not loaded"
+        ) from error
+
+
+def is_dense(value: object, *, max_bytes: int) -> bool:
+    """Tell whether a value is an ordinary tensor: dense, on the CPU, no larger than `max_bytes`.
+
+    A file can describe a tensor far larger than itself, by repeating one element.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.device.type == "cpu"
+        and value.layout is torch.strided
+        and not value.is_quantized
+        and value.nbytes <= max_bytes
+    )
+
+
+def load_backbone_weights(backbone: nn.Module, source: str) -> None:
+    """Load ImageNet weights into a backbone; they are cast, so that half precision may be stored.
+
+    Args:
+        backbone: takes torchvision's key names; what it does not have is left out.
+        source: a path, or an https URL, which is downloaded once. http is for this machine alone.
+
+    Raises:
+        InputError: the file cannot be had, is damaged, or does not fit the backbone.
+        UsageError: the URL is of another kind.
+    """
+    path = _fetch(source) if "://" in source else Path(source)
+    weights = _load_tensors(path)
+    wanted = {
+        key: tensor
+        for key, tensor in backbone.state_dict().items()
+        # A counter, which is not in all files and which nothing here reads.
+        if key in weights or not key.endswith("num_batches_tracked")
+    }
+    _require_fit(weights, wanted, path)
+    fitting = {key: weights[key].to(tensor.dtype) for key, tensor in wanted.items()}
     backbone.load_state_dict(fitting, strict=False)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _require_stored(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise InputError(f"{path}: has compressed members, which torch never writes")
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: backbone weights not found; set detector.backbone_weights")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except LOAD_ERRORS as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: not a plain weights file ({first_line})") from error
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    content = load_plain(path)
+    size = path.stat().st_size
+    if not isinstance(content, dict) or not all(
+        is_dense(value, max_bytes=size) for value in content.values()
+    ):
         raise InputError(f"{path}: expected a dictionary of tensors (a state dict)")
     return content
 
 
-def _download(url: str) -> Path:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise UsageError(f"backbone weights URL '{url}': only http and https are fetched")
-    path = _cache_folder() / Path(urlsplit(url).path).name
-    stated = re.search(r"-([0-9a-f]{8,64})\.", path.name)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Writes to a temporary name, checks the digest, then renames.
-            torch.hub.download_url_to_file(
-                url,
-                str(path),
-                hash_prefix=stated[1] if stated else None,
-                progress=sys.stderr.isatty(),
-            )
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
+def _require_fit(weights: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    missing = [key for key in wanted if key not in weights]
+    if missing:
+        raise InputError(
+            f"{path}: no weights for '{missing[0]}' ({len(missing)} of {len(wanted)} are missing); "
+            "expected torchvision's key names"
+        )
+    for key, tensor in wanted.items():
+        if weights[key].shape != tensor.shape:
             raise InputError(
-                f"cannot fetch backbone weights {url} ({error}); "
-                "give a local file: --set detector.backbone_weights=FILE"
-            ) from error
-    _check_digest(path, stated[1] if stated else None)
+                f"{path}: '{key}' has shape {tuple(weights[key].shape)}, the detector wants "
+                f"{tuple(tensor.shape)} (published weights fit width 1.0 only)"
+            )
+
+
+def _fetch(url: str) -> Path:
+    """Return the cached file of a URL, downloaded where it is not there yet."""
+    path = _cached_path(url)
+    kept = path.with_name(path.name + ".sha256")
+    stated = re.search(r"-([0-9a-f]{8,64})\.", path.name)
+    if path.exists() and (stated or kept.exists()):
+        expected = stated[1] if stated else kept.read_text(encoding="utf-8").strip()
+        _require_digest(path, expected, source=f"{path} (delete it to fetch it again)")
+        return path
+    print(f"fetching {url}", file=sys.stderr)
+    try:
+        with replacing(path) as temporary:
+            _download(url, temporary)
+            if stated:
+                _require_digest(temporary, stated[1], source=url)
+            else:
+                digest = file_sha256(temporary)
+                write_text(kept, digest + "\n")
+                print(f"no digest in its name; kept for the next time: {digest}", file=sys.stderr)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise InputError(
+            f"cannot fetch backbone weights {url} ({error}); "
+            "give a local file: --set detector.backbone_weights=FILE"
+        ) from error
     return path
 
 
-def _check_digest(path: Path, stated: str | None) -> None:
-    """Compare with the publisher's digest, else with the stored one of the first download."""
+def _cached_path(url: str) -> Path:
+    """Return where a URL is kept; the same name from two places is two files."""
+    try:
+        parts = urlsplit(url)
+        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError as error:
+        raise UsageError(f"backbone weights URL '{url}': {error}") from error
+    if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        raise UsageError(f"backbone weights URL '{url}': only https is fetched")
+    name = Path(parts.path).name
+    if not name:
+        raise UsageError(f"backbone weights URL '{url}': names no file")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return cache / "npu-detection-suite" / "weights" / place / name
+
+
+def _download(url: str, path: Path) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "npu-detection-suite"})  # noqa: S310  (https, see _cached_path)
+    with (
+        urllib.request.urlopen(request, timeout=_NETWORK_TIMEOUT_S) as answer,  # noqa: S310
+        path.open("wb") as file,
+    ):
+        shutil.copyfileobj(answer, file)
+        announced = answer.headers.get("Content-Length")
+        if announced is not None and int(announced) != file.tell():
+            raise OSError(f"the connection ended after {file.tell()} of {announced} bytes")
+
+
+def _require_digest(path: Path, expected: str, *, source: str) -> None:
     digest = file_sha256(path)
-    kept = path.with_name(path.name + ".sha256")
-    if stated is None and not kept.exists():
-        write_text(kept, digest + "\n")
-        print(
-            f"{path.name}: no published digest; stored that of this download: {digest}",
-            file=sys.stderr,
-        )
-    expected = stated or kept.read_text(encoding="utf-8").strip()
     if not digest.startswith(expected):
-        raise InputError(
-            f"{path}: sha256 is {digest[:16]}..., expected {expected[:16]}; delete the file"
-        )
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "npu-detection-suite" / "weights"
+        raise InputError(f"{source}: its sha256 is {digest}, expected {expected}")

@@ -1,0 +1,1 @@
+"""Measurements of speed: the verbs `bench infer` and `bench train`."""

@@ -18,6 +18,7 @@ def load_split(section: Data, name: Literal["train", "val"]) -> Dataset:
     root = Path(section.root)
     if section.format == "voc":
         return load_voc(root, image_set=split.annotations)
+    assert split.images is not None  # by the rules of a recipe
     return load_coco(root / split.annotations, root / split.images)
 
 
@@ -38,7 +39,7 @@ def load_recipe_splits(recipe: Recipe) -> tuple[Dataset, Dataset]:
 
 
 def check_classes(dataset: Dataset, *, num_classes: int, source: str) -> None:
-    """Raise UsageError when a data set does not have the number of classes a detector is built for."""
+    """Raise UsageError where a data set has more or fewer classes than a detector."""
     found = len(dataset.class_names)
     if found != num_classes:
         names = ", ".join(dataset.class_names[:6]) + (", ..." if found > 6 else "")

@@ -35,6 +35,10 @@ from suite.errors import InputError
 MAX_PIXELS: Final = 178_956_970  # where Pillow itself stops by default; 0.5 GB as RGB
 # An allow-list, because Pillow also knows formats that start other programs (EPS runs Ghostscript).
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+# How files of these formats are called; what a folder of images is searched for.
+IMAGE_SUFFIXES: Final = frozenset(
+    ".jpg .jpeg .mpo .png .webp .avif .gif .bmp .tif .tiff .ppm .pgm .jp2".split()
+)
 
 # What Pillow's decoders raise on damaged bytes; they share no base class.
 _DECODER_ERRORS: Final = (

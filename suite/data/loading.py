@@ -1,28 +1,32 @@
 """Batches for training and evaluation.
 
-Training is one endless stream of positions: position p is sample p mod size of the permutation of epoch
-p div size. Permutation and augmentation depend on (seed, epoch, index) alone, so a run gives the same
-batches on any number of workers or ranks, and resumes at any step without replaying.
+Training is one endless stream of positions: position p is sample p mod size of the permutation of
+epoch p div size. Permutation and augmentation depend on (seed, epoch, index) alone, so a run gives
+the same batches on any number of workers or ranks, and resumes at any step without replaying.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from models.structures import Images, Target
 from suite.data.images import read_image
 from suite.data.sample import Dataset, Sample
 from suite.data.transforms import (
     CropRule,
+    average_colour,
     choose_crop,
     crop_boxes,
     flip_boxes,
@@ -31,7 +35,7 @@ from suite.data.transforms import (
     resize_image,
     scale_boxes,
 )
-from suite.errors import InputError
+from suite.errors import InputError, SuiteError
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class Batch:
     def pin_memory(self) -> Batch:
         """Copy into page-locked memory."""
         return Batch(self.images.pin_memory(), self.target.pin_memory(), self.image_ids)
+
+    def share_memory(self) -> None:
+        """Move into shared memory. A worker does so itself: where sending fails, nobody is told."""
+        for part in (self.images, self.target):
+            for tensor in vars(part).values():
+                tensor.share_memory_()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +118,13 @@ def prepare_for_training(
         pixels, boxes_xyxy = pixels.flip(2), flip_boxes(boxes_xyxy, width=image_hw[1])
     affine = normalisation_affine()
     if augmentation.jitter:
-        affine = jitter_affine(rng, pixels.float().mean(dim=(1, 2)).double().numpy() / 255)
+        affine = jitter_affine(rng, average_colour(pixels))
     return Example(pixels, affine, boxes_xyxy, sample.labels[stays], original_hw, sample.image_id)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples of one size; boxes are padded to the largest count."""
-    most = max(len(example.labels) for example in examples)
+    """Stack examples of one size; boxes are padded to the largest count, at least to one row."""
+    most = max(1, *(len(example.labels) for example in examples))
     boxes_xyxy = torch.zeros(len(examples), most, 4)
     labels = torch.full((len(examples), most), -1)
     for row, example in enumerate(examples):
@@ -131,27 +141,24 @@ def collate(examples: Sequence[Example]) -> Batch:
 
 
 def trainable_samples(dataset: Dataset, *, use_crowd: bool) -> tuple[Sample, ...]:
-    """Return the samples with at least one box to learn; without `use_crowd` crowd boxes are no target."""
-    if not use_crowd:
-        return tuple(_without_crowd(sample) for sample in dataset.samples if not sample.crowd.all())
-    return tuple(sample for sample in dataset.samples if len(sample.labels))
+    """Return the samples with a box to learn; without `use_crowd` crowd boxes are none."""
+    samples = dataset.samples if use_crowd else map(_without_crowd, dataset.samples)
+    return tuple(sample for sample in samples if len(sample.labels))
 
 
 def _without_crowd(sample: Sample) -> Sample:
     single = ~sample.crowd
-    return Sample(
-        sample.image_id,
-        sample.path,
-        sample.image_hw,
-        sample.boxes_xyxy[single],
-        sample.labels[single],
-        sample.crowd[single],
+    return replace(
+        sample,
+        boxes_xyxy=sample.boxes_xyxy[single],
+        labels=sample.labels[single],
+        crowd=sample.crowd[single],
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStream:
-    """The endless, seeded stream of training samples, as a torch map-style dataset over positions."""
+    """The endless, seeded stream of training samples, a torch map-style dataset over positions."""
 
     samples: tuple[Sample, ...]
     image_hw: tuple[int, int]
@@ -170,7 +177,8 @@ class TrainingStream:
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(size)
+    # Two numbers would give sample 0's generator: those that are missing count as 0.
+    return np.random.default_rng([seed, epoch, 0, 1]).permutation(size)
 
 
 @dataclass(frozen=True)
@@ -212,61 +220,93 @@ class StepPositions:
 def iterate_training(
     stream: TrainingStream, positions: StepPositions, *, workers: int, pin: bool = False
 ) -> Generator[Batch]:
-    """Yield one batch a step.
+    """Yield one batch a step. Close the generator where the last batch is not reached.
 
     Raises:
         InputError: an image cannot be read; raised here and not in a worker, as one sentence.
+        SuiteError: a worker was lost.
     """
-    loader: DataLoader[Batch | InputError] = DataLoader(
-        stream,  # type: ignore[arg-type]  # a map-style dataset by protocol, without inheritance
-        batch_sampler=positions,
-        num_workers=workers,
-        collate_fn=_collate_or_error,
-        pin_memory=pin,
-        worker_init_fn=_leave_signals_to_main,
-    )
-    yield from _raise_errors(loader)
+    yield from _iterate(stream, workers=workers, batch_sampler=positions, pin_memory=pin)
 
 
 def iterate_evaluation(
-    evaluation_set: EvaluationSet, *, batch_size: int, workers: int, pin: bool = False
+    evaluation_set: EvaluationSet, *, batch_size: int, workers: int
 ) -> Generator[Batch]:
     """Yield every image once, in order; the last batch may be smaller.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError, SuiteError: as `iterate_training`.
     """
-    loader: DataLoader[Batch | InputError] = DataLoader(
-        evaluation_set,  # type: ignore[arg-type]  # a map-style dataset by protocol
-        batch_size=batch_size,
+    yield from _iterate(evaluation_set, workers=workers, batch_size=batch_size)
+
+
+def _iterate(
+    source: TrainingStream | EvaluationSet, *, workers: int, **batching: Any
+) -> Generator[Batch]:
+    loader: DataLoader[Batch | SuiteError] = DataLoader(
+        source,  # type: ignore[arg-type]  # a map-style dataset by protocol, without inheritance
         num_workers=workers,
         collate_fn=_collate_or_error,
-        pin_memory=pin,
         worker_init_fn=_leave_signals_to_main,
+        **batching,
     )
-    yield from _raise_errors(loader)
+    others = set(multiprocessing.active_children())
+    with _child_signals_kept():
+        batches = iter(loader)
+    processes = set(multiprocessing.active_children()) - others
+    try:
+        for batch in batches:
+            if isinstance(batch, SuiteError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if str(error).startswith("DataLoader worker (pid"):
+            raise _worker_lost(error) from error
+        raise
+    finally:
+        del batches  # asks the workers to leave, and waits
+        for process in processes:  # one that cannot hear that would keep us from ever leaving
+            process.kill()
+
+
+@contextmanager
+def _child_signals_kept() -> Iterator[None]:
+    """Undo what torch does with SIGCHLD when a loader starts.
+
+    Its handler raises wherever the main process happens to be when a worker dies. Without it the
+    loader notices at its next batch, within seconds, and `_iterate` can say what happened.
+    """
+    if not hasattr(signal, "SIGCHLD"):  # Windows
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, handler)
 
 
 def _leave_signals_to_main(_worker: int) -> None:
-    """Ignore stop signals sent to the whole process group: the step in flight still needs its data.
-
-    The workers end when the main process closes the iterator.
-    """
+    """Ignore stop signals sent to the whole process group: the step in flight needs its data."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _collate_or_error(examples: Sequence[Example | InputError]) -> Batch | InputError:
+def _collate_or_error(examples: Sequence[Example | InputError]) -> Batch | SuiteError:
     good: list[Example] = []
     for example in examples:
         if isinstance(example, InputError):
             return example
         good.append(example)
-    return collate(good)
+    batch = collate(good)
+    if get_worker_info() is not None:
+        try:
+            batch.share_memory()
+        except RuntimeError as error:
+            return _worker_lost(error)
+    return batch
 
 
-def _raise_errors(loader: DataLoader[Batch | InputError]) -> Generator[Batch]:
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+def _worker_lost(error: RuntimeError) -> SuiteError:
+    return SuiteError(
+        f"a loader process failed ({error}); most often memory or /dev/shm is full: "
+        "free some, or load in the main process with --set data.workers=0"
+    )

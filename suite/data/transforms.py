@@ -1,8 +1,9 @@
 """What happens to an image between decoding and the network: crop, resize, flip, colour.
 
-Images are uint8 RGB; boxes are `_xyxy` in pixels. The published SSD augmentation (Google's MLPerf v0.6
-code and the Ascend ModelZoo port of it) with two departures: every resize is antialiased, and the
-colour jitter is linear, so that it folds with the normalisation into one 3x4 affine per image.
+Images are uint8 RGB; boxes are `_xyxy` in pixels. The published SSD augmentation (Google's MLPerf
+v0.6 code and the Ascend ModelZoo port of it) with three departures: crops end on whole pixels,
+every resize is antialiased, and the colour jitter is linear, so that it folds with the
+normalisation into one 3x4 affine per image.
 
 Shape letters: M boxes of one image, H W rows and columns.
 """
@@ -52,9 +53,10 @@ def choose_crop(
 ) -> tuple[int, int, int, int]:
     """Draw an SSD training crop and return it as (x0, y0, x1, y1) in whole pixels.
 
-    Until one is accepted: with probability 1/7 the whole image, else a minimum overlap is drawn from
-    {0, .1, .3, .5, .7, .9} and 50 windows with sides of 0.3 to 1 of the image and aspect below 2; the last
-    valid one wins. A window is valid when it holds the centre of a box and, by rule:
+    Until one is accepted: with probability 1/7 the whole image, else a minimum overlap is drawn
+    from {0, .1, .3, .5, .7, .9} and 50 windows, of which the last valid one wins. Their sides are
+    0.3 to 1 of the image's and, in these units, neither is twice the other. A window is valid when
+    it holds the centre of a box and, by rule:
 
     - `all_boxes` (published): every box overlaps it by more than `factor` x the minimum;
     - `any_box`: at least one does. Crowded images hardly ever satisfy the other rule.
@@ -64,20 +66,21 @@ def choose_crop(
     height, width = image_hw
     while rule != "none" and rng.random() >= _KEEP_WHOLE_PROBABILITY:
         minimum = _MIN_OVERLAPS[rng.integers(len(_MIN_OVERLAPS))] * factor
-        windows = _draw_windows(rng) * (width, height, width, height)
+        # Rounded before they are judged: the crop that is taken holds a centre too.
+        windows = (_draw_windows(rng) * (width, height, width, height)).round()
         valid = np.flatnonzero(_valid_windows(windows, boxes_xyxy, rule=rule, minimum=minimum))
         if len(valid):
-            x0, y0, x1, y1 = windows[valid[-1]].round().astype(int).tolist()
-            return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+            x0, y0, x1, y1 = windows[valid[-1]].astype(int).tolist()
+            return x0, y0, x1, y1
     return 0, 0, width, height
 
 
 def _draw_windows(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return [50,4] windows `_xyxy` in fractions of the image; those too narrow come out empty."""
+    """Return [50,4] windows `_xyxy` in fractions of the image; too narrow ones come out empty."""
     sides = rng.uniform(0.3, 1.0, (_NUM_CANDIDATES, 2))
     corner = rng.uniform(0.0, 1.0, (_NUM_CANDIDATES, 2)) * (1 - sides)
     aspect = sides[:, 0] / sides[:, 1]
-    sides[(aspect >= 2) | (aspect <= 0.5)] = 0
+    sides[(aspect >= 2) | (1 / aspect >= 2)] = 0
     return np.concatenate([corner, corner + sides], axis=1)
 
 
@@ -102,6 +105,11 @@ def _holds_centres(windows: NDArray[np.floating], boxes_xyxy: Boxes) -> NDArray[
     centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:])[None] / 2
     inside = (centres > windows[:, None, :2]) & (centres < windows[:, None, 2:])
     return np.asarray(inside.all(axis=2))
+
+
+def average_colour(pixels: Tensor) -> NDArray[np.float64]:
+    """Return each channel's mean of uint8 [3,H,W] in [0, 1]; equal on any number of threads."""
+    return np.asarray(pixels.sum(dim=(1, 2)).double().numpy() / (255 * pixels[0].numel()))
 
 
 def crop_boxes(
@@ -139,13 +147,14 @@ def normalisation_affine() -> NDArray[np.float32]:
 def jitter_affine(rng: np.random.Generator, mean_rgb: NDArray[np.float64]) -> NDArray[np.float32]:
     """Draw a colour jitter and return it, folded with the normalisation, as a [3,4] affine.
 
-    In the published order and ranges: brightness +U(-1/8, 1/8), contrast x U(.5, 1.5) about the image's
-    mean, saturation x U(.5, 1.5) about luma, hue turned by U(-.05, .05) of a circle; nothing is clipped.
-    TensorFlow turns hue and saturation in HSV; here both are linear (luma and YIQ).
+    In the published order and ranges: brightness +U(-1/8, 1/8), contrast x U(.5, 1.5) about each
+    channel's mean, saturation x U(.5, 1.5) about luma, hue turned by U(-.05, .05) of a circle;
+    nothing is clipped. TensorFlow turns hue and saturation in HSV; here both are linear (luma and
+    YIQ).
 
     Args:
         rng: the sample's own generator.
-        mean_rgb: [3], the image's mean in [0, 1].
+        mean_rgb: [3], the mean of each channel of the image in [0, 1].
     """
     brightness = rng.uniform(-0.125, 0.125)
     contrast, saturation = rng.uniform(0.5, 1.5, 2)

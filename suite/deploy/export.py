@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import onnx
 import onnxruntime
-import torch
 
-import suite
-from suite.checkpoint import TrainedDetector, load_detector
-from suite.data.transforms import MEAN, STD
-from suite.deploy.graph import IR_VERSION, OPSET, Nms, build_graph
-from suite.deploy.verify import Parity, measure_parity
-from suite.errors import CheckFailed, InputError, UsageError
-from suite.files import file_sha256, replacing, write_text
-from suite.recipe import recipe_digest
-from suite.runtime import postprocess_parameters
+from suite.checkpoint import load_detector
+from suite.deploy.graph import build_graph
+from suite.deploy.parity import Parity
+from suite.deploy.verify import measure_parity
+from suite.errors import CheckFailed, SuiteError, UsageError
+from suite.files import replacing, write_text
+from suite.graph_file import GraphFile, load_graph, sidecar_path
+from suite.graph_metadata import Nms, encode_metadata
 
 
 def export(
@@ -45,75 +40,55 @@ def export(
 
     Raises:
         InputError: the checkpoint is unusable.
-        UsageError: the target exists.
-        CheckFailed: the graph differs from the checkpoint; nothing stands at the target name.
+        UsageError: the target exists, or is not named `.onnx`.
+        CheckFailed: the graph differs from the checkpoint; nothing stands at the target name then,
+            not even what stood there before.
+        SuiteError: the target cannot be written.
     """
     output = output or checkpoint.with_suffix(".onnx")
-    if output.exists() and not force:
-        raise UsageError(f"{output}: exists already; pass --force to replace it")
+    _require_target(output, checkpoint, force=force)
     trained = load_detector(checkpoint)
-    _require_finite(trained, checkpoint)
-    metadata = describe_graph(trained, nms=nms)
-    model = build_graph(
-        trained.detector, postprocess_parameters(trained.recipe), nms=nms, metadata=metadata
-    )
-    with replacing(output) as temporary:
-        onnx.save_model(model, str(temporary))
-        parity = measure_parity(temporary, trained, images=images)
-        if parity.failures():
-            raise CheckFailed(
-                f"{checkpoint}: the graph is not the checkpoint: {'; '.join(parity.failures())}"
-            )
-        sidecar = {
-            **metadata,
-            "sha256": file_sha256(temporary),
-            "parity": parity.as_dict() | {"onnxruntime": onnxruntime.__version__},
-        }
-    write_text(output.with_name(output.name + ".json"), json.dumps(sidecar, indent=2) + "\n")
+    model = build_graph(trained, nms=nms)
+    try:
+        with replacing(output) as temporary:
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
+            graph = load_graph(temporary)
+            parity = measure_parity(graph, trained, images=images, source=str(output))
+            _require_parity(parity, checkpoint, output)
+            # Before the graph has its name: a graph that is there has its sidecar. Should we die
+            # in between, its sha256 is not that of an older graph, and `load_graph` refuses that.
+            _write_sidecar(sidecar_path(output), graph, parity)
+    except OSError as error:
+        raise SuiteError(f"{output}: cannot be written: {error.strerror}") from error
     return output, parity
 
 
-def describe_graph(trained: TrainedDetector, *, nms: Nms) -> dict[str, Any]:
-    """Return the metadata of a graph: all a stranger needs to feed it and to read its answer."""
-    recipe = trained.recipe
-    return {
-        "schema": "suite.graph/1",
-        "detector": recipe.detector.name,
-        "width": recipe.detector.width,
-        "num_classes": recipe.detector.num_classes,
-        "class_names": list(trained.class_names),
-        "category_ids": list(trained.category_ids),
-        "image_hw": list(trained.detector.image_hw),  # type: ignore[arg-type]  # Module attributes are untyped
-        "input": {
-            "name": "images",
-            "layout": "NCHW",
-            "dtype": "float32",
-            "colour": "RGB",
-            "scale": 1 / 255,
-            "mean": MEAN.tolist(),
-            "std": STD.tolist(),
-            "resize": "bilinear, antialiased, half-pixel centres, aspect ratio not kept",
-        },
-        "boxes": "xyxy in pixels of the input; multiply by original size / image_hw",
-        "padding": "unused rows hold box 0, score 0, label -1; num_dets counts the used ones",
-        "postprocess": asdict(postprocess_parameters(recipe)),
-        "nms": nms,
-        "precision": "fp32",
-        "opset": OPSET,
-        "ir_version": IR_VERSION,
-        "recipe": recipe.name,
-        "recipe_digest": recipe_digest(recipe),
-        "checkpoint_sha256": trained.sha256,
-        "step": trained.step,
-        "software": {
-            "suite": suite.__version__,
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-        },
+def _require_target(output: Path, checkpoint: Path, *, force: bool) -> None:
+    if output.suffix != ".onnx":
+        raise UsageError(f"{output}: the name of a graph ends with .onnx")
+    if output.is_dir():
+        raise UsageError(f"{output}: is a folder")
+    if not output.exists():
+        return
+    if checkpoint.exists() and output.samefile(checkpoint):
+        raise UsageError(f"{output}: is the checkpoint itself; pass another --output")
+    if not force:
+        raise UsageError(f"{output}: exists already; pass --force to replace it")
+
+
+def _require_parity(parity: Parity, checkpoint: Path, output: Path) -> None:
+    if failures := parity.failures():
+        output.unlink(missing_ok=True)
+        sidecar_path(output).unlink(missing_ok=True)
+        raise CheckFailed(
+            f"{checkpoint}: its graph does not compute the same: {'; '.join(failures)}"
+        )
+
+
+def _write_sidecar(path: Path, graph: GraphFile, parity: Parity) -> None:
+    content = {
+        **encode_metadata(graph.metadata),
+        "sha256": graph.sha256,
+        "parity": {**parity.as_dict(), "onnxruntime": onnxruntime.__version__},
     }
-
-
-def _require_finite(trained: TrainedDetector, checkpoint: Path) -> None:
-    for name, tensor in trained.detector.state_dict().items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(f"{checkpoint}: '{name}' holds NaN or infinity; it cannot be exported")
+    write_text(path, json.dumps(content, indent=2) + "\n")

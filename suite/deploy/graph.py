@@ -1,9 +1,10 @@
 """From a detector to one ONNX graph with its postprocess and NonMaxSuppression inside.
 
-The data-dependent part of the postprocess is the custom operator `suite::suppress`, of static shape to
-the exporter; here it becomes ONNX's own NonMaxSuppression, scattered back into static rows. Input
-`images` float32 [batch,3,H,W]; outputs `boxes` [batch,D,4], `scores` [batch,D], `labels` [batch,D],
-`num_dets` [batch]. The values in between that verification compares keep stable names (`INNER_NAMES`).
+The data-dependent part of the postprocess is the custom operator `suite::suppress`, of static shape
+to the exporter; here it becomes ONNX's own NonMaxSuppression, scattered back into static rows.
+
+Input `images` float32 [batch,3,H,W]; outputs `boxes` [batch,D,4], `scores` and `labels` [batch,D],
+`num_dets` [batch]. What verification compares in between keeps stable names (`INNER_NAMES`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import io
 import json
 import logging
 import warnings
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import cast
 
 import onnx
 import torch
@@ -21,145 +24,222 @@ from onnxscript import FLOAT, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+import suite
+from models.detector import Detector
 from models.postprocess import PostprocessParameters, postprocess
-from suite.runtime import OUTPUT_NAMES
+from suite.checkpoint import TrainedDetector
+from suite.data.transforms import MEAN, STD
+from suite.errors import InputError
+from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES
+from suite.graph_metadata import GraphInput, GraphMetadata, Nms, Software, encode_metadata
+from suite.recipe import recipe_digest
+from suite.runtime import postprocess_parameters
 
 OPSET = 18
 # The newest that every ONNX Runtime since 1.16 loads; the exporter's own (10) needs 1.18.
 IR_VERSION = 8
 
 CANDIDATE_NAMES = ("candidate_boxes", "candidate_scores", "candidate_labels")
-HEAD_NAMES = ("logits", "deltas")
 INNER_NAMES = HEAD_NAMES + CANDIDATE_NAMES
 
-Nms = Literal["op", "none"]
+_OUTPUTS = {
+    "op": "boxes: xyxy in pixels of the input, multiply by original size / image_hw; scores: best "
+    "first; labels: places in class_names; num_dets: rows in use, the others hold box 0, score 0, "
+    "label -1",
+    "none": "logits: before the softmax, class 0 is background; deltas: of the anchors' centres "
+    "and log sizes, divided by 0.1 and 0.2",
+}
+
+
+def build_graph(trained: TrainedDetector, *, nms: Nms) -> onnx.ModelProto:
+    """Export a detector with a dynamic batch and its metadata.
+
+    Args:
+        trained: the detector; its recipe's thresholds are baked in.
+        nms: "op" for the whole postprocess, "none" for raw logits and deltas.
+    """
+    parameters = postprocess_parameters(trained.recipe)
+    detector = trained.detector
+    if nms == "op":
+        names = OUTPUT_NAMES + INNER_NAMES
+        model = _export(_Graph(detector, parameters), names, detector.image_hw)
+        # The inner values were outputs only so that the exporter names them.
+        del model.graph.output[len(OUTPUT_NAMES) :]
+    else:
+        model = _export(detector, HEAD_NAMES, detector.image_hw)
+    _make_portable(model)
+    metadata = encode_metadata(describe_graph(trained, nms=nms))
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def describe_graph(trained: TrainedDetector, *, nms: Nms) -> GraphMetadata:
+    """Return the metadata of a detector's graph."""
+    recipe = trained.recipe
+    return GraphMetadata(
+        schema="suite.graph/1",
+        detector=recipe.detector.name,
+        width=recipe.detector.width,
+        num_classes=recipe.detector.num_classes,
+        class_names=trained.class_names,
+        category_ids=trained.category_ids,
+        image_hw=trained.detector.image_hw,
+        input=GraphInput(
+            name="images",
+            layout="NCHW",
+            dtype="float32",
+            colour="RGB",
+            scale=1 / 255,
+            mean=tuple(MEAN.tolist()),
+            std=tuple(STD.tolist()),
+            resize="bilinear, antialiased, half-pixel centres, aspect ratio not kept",
+        ),
+        outputs=_OUTPUTS[nms],
+        postprocess=recipe.postprocess,
+        nms=nms,
+        precision="fp32",
+        opset=OPSET,
+        ir_version=IR_VERSION,
+        recipe=recipe.name,
+        recipe_digest=recipe_digest(recipe),
+        dataset=recipe.data.name,
+        checkpoint_sha256=trained.sha256,
+        step=trained.step,
+        software=Software(
+            suite=suite.__version__, torch=str(torch.__version__), onnx=onnx.__version__
+        ),
+    )
+
+
+def cut_graph(
+    model: onnx.ModelProto, *, inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Return the part of a graph that leads from named values to named values.
+
+    Raises:
+        InputError: the graph has no such values.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    if not {*inputs, *outputs} <= {*makers, INPUT_NAME}:
+        raise InputError(
+            f"the graph does not name its inner values {', '.join(INNER_NAMES)} "
+            "(rewritten by another tool?); export it again"
+        )
+    used = set(outputs)
+    pending = list(outputs)
+    while pending:
+        name = pending.pop()
+        if name in makers and name not in inputs:
+            pending += set(makers[name].input) - used
+            used |= set(makers[name].input)
+    needed = used - set(inputs)
+    part = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    part.graph.name = "part"
+    part.graph.input.extend(_declare(name) for name in inputs)
+    part.graph.output.extend(_declare(name) for name in outputs)
+    part.graph.node.extend(n for n in model.graph.node if not needed.isdisjoint(n.output))
+    part.graph.initializer.extend(w for w in model.graph.initializer if w.name in needed)
+    return part
+
+
+def _declare(name: str) -> onnx.ValueInfoProto:
+    whole = name in ("labels", "num_dets", "candidate_labels")
+    kind = onnx.TensorProto.INT64 if whole else onnx.TensorProto.FLOAT
+    return onnx.helper.make_tensor_value_info(name, kind, None)
 
 
 class _Graph(nn.Module):
     """What is exported: the detector followed by its postprocess, every stage an output."""
 
-    def __init__(self, detector: nn.Module, parameters: PostprocessParameters) -> None:
+    def __init__(self, detector: Detector, parameters: PostprocessParameters) -> None:
         super().__init__()
         self.detector = detector
-        self.parameters_ = parameters
+        self.run = partial(
+            postprocess,
+            num_classes=detector.num_classes,
+            image_hw=detector.image_hw,
+            parameters=parameters,
+        )
+        self.pre_topk = parameters.pre_topk
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         outputs = self.detector(images)
-        candidates = self.detector.candidates(outputs, pre_topk=self.parameters_.pre_topk)  # type: ignore[operator]
-        detections = postprocess(
-            *candidates,
-            num_classes=self.detector.num_classes,  # type: ignore[arg-type]  # Module attributes are untyped
-            image_hw=self.detector.image_hw,  # type: ignore[arg-type]
-            parameters=self.parameters_,
-        )
-        return (*detections, *outputs, *candidates)
+        candidates = self.detector.candidates(outputs, pre_topk=self.pre_topk)
+        return (*self.run(*candidates), *outputs, *candidates)
 
 
-def build_graph(
-    detector: nn.Module,
-    parameters: PostprocessParameters,
-    *,
-    nms: Nms,
-    metadata: dict[str, Any],
-) -> onnx.ModelProto:
-    """Export a detector with a dynamic batch.
-
-    Args:
-        detector: in eval mode on the CPU.
-        parameters: baked into the graph.
-        nms: "op" for the whole postprocess, "none" for raw logits and deltas.
-        metadata: becomes `metadata_props`, one JSON value per key.
-    """
-    height, width = detector.image_hw  # type: ignore[misc]  # Module attributes are untyped
+def _export(module: nn.Module, names: Sequence[str], image_hw: tuple[int, int]) -> onnx.ModelProto:
     # Two images: a batch of one would be taken for a constant.
-    example = torch.zeros(2, 3, height, width)
-    module = _Graph(detector, parameters) if nms == "op" else detector
-    names = OUTPUT_NAMES + INNER_NAMES if nms == "op" else HEAD_NAMES
+    example = torch.zeros(2, 3, *image_hw)
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["images"],
+            input_names=[INPUT_NAME],
             output_names=list(names),
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             custom_translation_table={torch.ops.suite.suppress.default: _suppress},
         )
     assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    del model.graph.output[len(OUTPUT_NAMES if nms == "op" else HEAD_NAMES) :]
-    _make_portable(model)
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return program.model_proto
 
 
-def expose_inner_values(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose outputs are also the values of `INNER_NAMES` that it has."""
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    present = {output.name for output in model.graph.output}
-    made = {name for node in model.graph.node for name in node.output}
-    for name in INNER_NAMES:
-        if name in made and name not in present:
-            kind = onnx.TensorProto.INT64 if name == "candidate_labels" else onnx.TensorProto.FLOAT
-            exposed.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
-    return exposed
-
-
-def extract_nms_stage(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the part of a graph from its candidates to its outputs."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    return onnx.utils.Extractor(inferred).extract_model(list(CANDIDATE_NAMES), list(OUTPUT_NAMES))
-
-
-def _suppress(  # type: ignore[no-untyped-def]  # onnxscript reads the annotations as ONNX types
+def _suppress(
     boxes_xyxy: FLOAT, scores: FLOAT, iou_threshold: float, score_threshold: float, max_dets: int
-):
-    """ONNX form of `models.postprocess.suppress`."""
-    limit = op.Constant(value_ints=[max_dets])
+) -> tuple[FLOAT, INT64]:
+    """Write `models.postprocess.suppress` in ONNX operators; the annotations are ONNX types."""
+    limit = _int64(max_dets)
     selected = op.NonMaxSuppression(
         boxes_xyxy,
-        op.Unsqueeze(scores, op.Constant(value_ints=[1])),
+        op.Unsqueeze(scores, _int64(1)),
         limit,
-        op.Constant(value_floats=[iou_threshold]),
-        op.Constant(value_floats=[score_threshold]),
+        _float32(iou_threshold),
+        _float32(score_threshold),
     )
     # Rows of (image, class, box); there is one class row, the classes lie apart on a grid.
-    places = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
-    nothing = op.Expand(op.Constant(value_floats=[0.0]), op.Shape(scores))
-    kept: INT64 = op.ScatterND(nothing, places, op.GatherND(scores, places))
-    best, index = op.TopK(kept, limit, axis=1)
-    return best, index
+    places = op.Gather(selected, _int64(0, 2), axis=1)
+    nothing = op.Expand(_float32(0.0), op.Shape(scores))
+    kept = op.ScatterND(nothing, places, op.GatherND(scores, places))
+    return op.TopK(kept, limit, axis=1)
+
+
+# onnxscript types a Constant as any tensor.
+def _int64(*values: int) -> INT64:
+    return cast(INT64, op.Constant(value_ints=values))
+
+
+def _float32(value: float) -> FLOAT:
+    return cast(FLOAT, op.Constant(value_floats=[value]))
 
 
 def _make_portable(model: onnx.ModelProto) -> None:
     """Drop what speaks of this machine (stack traces, docs) and pin version fields."""
-    opset = model.opset_import[0].version
     # The exporter has been seen to write another opset than asked for, in silence.
-    assert len(model.opset_import) == 1 and opset == OPSET, f"exporter wrote opset {opset}"
+    opsets = [(entry.domain, entry.version) for entry in model.opset_import]
+    assert opsets == [("", OPSET)], f"the exporter wrote opsets {opsets}"
     model.ir_version = IR_VERSION
     model.producer_name = "npu-detection-suite"
     model.producer_version = ""
-    model.doc_string = ""
     model.graph.name = "detector"
-    model.graph.doc_string = ""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for tensor in model.graph.initializer:
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
+    graph = model.graph
+    for part in [
+        model,
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+    ]:
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Silence the exporter's progress lines and its remarks about absent torchvision operators."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level

@@ -1,12 +1,15 @@
 """Two answers for one image, compared as sets.
 
-Shape letter: D detections. Boxes are `_xyxy` in pixels of the network input.
+Order is no criterion, because scores a millionth apart may swap. A detection without a counterpart
+is excused only where a threshold explains it: rounding may put a score, an overlap or the last
+place of a full list on either side.
+
+Shape letter: D detections, best first. Boxes are `_xyxy` in pixels of the network input.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +17,20 @@ from numpy.typing import NDArray
 
 from models.boxes import intersection_over_union
 
-Found = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+# Boxes [D,4], scores [D], labels [D].
+Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Counts of detections: of the first side, paired, borderline (both sides), unpaired (both sides)."""
+    """Counts of detections.
+
+    Attributes:
+        total: of the first side.
+        paired: of them, those with a counterpart.
+        borderline: without a counterpart, explained by a threshold; of both sides.
+        unpaired: without a counterpart and without an excuse; of both sides.
+    """
 
     total: int
     paired: int
@@ -52,57 +63,72 @@ class PairingLimits:
 
 
 def pair_detections(first: Found, second: Found, limits: PairingLimits) -> Pairing:
-    """Pair two lists of (boxes [D,4], scores [D], labels [D]) one to one.
+    """Pair two lists of detections one to one.
 
-    A pair has one label, and score and box within the limits. What remains is borderline when its score
-    is at the threshold or at the last place of a full list, when its overlap with a better box is at the
-    suppression threshold, or when a borderline box of the other side decides over it.
+    A pair has one label, and score and box within the limits. What remains is borderline
+
+    - when its score is at the score threshold,
+    - when the other list is full and its last place is not worse,
+    - when its overlap with a better box is at the suppression threshold, or
+    - when a borderline box of the other side suppresses it there.
+
+    Two rivals of nearly equal score that suppress each other, one on each side, look like one box
+    that has moved; both count as unpaired.
     """
-    left_first, left_second = _unpaired(first, second, limits)
-    paired = len(first[1]) - len(left_first)
-    near_first = [i for i in left_first if _on_threshold(first, i, limits)]
-    near_second = [i for i in left_second if _on_threshold(second, i, limits)]
+    left_first, left_second = _without_counterpart(first, second, limits)
+    near_first = [i for i in left_first if _on_threshold(first, i, second, limits)]
+    near_second = [i for i in left_second if _on_threshold(second, i, first, limits)]
     while True:
-        more_first = _decided_by(first, left_first, near_first, (second, near_second), limits)
-        more_second = _decided_by(second, left_second, near_second, (first, near_first), limits)
+        more_first = _suppressed_by(first, left_first, near_first, (second, near_second), limits)
+        more_second = _suppressed_by(second, left_second, near_second, (first, near_first), limits)
         if not more_first and not more_second:
             break
         near_first += more_first
         near_second += more_second
     borderline = len(near_first) + len(near_second)
     return Pairing(
-        len(first[1]), paired, borderline, len(left_first) + len(left_second) - borderline
+        total=len(first[1]),
+        paired=len(first[1]) - len(left_first),
+        borderline=borderline,
+        unpaired=len(left_first) + len(left_second) - borderline,
     )
 
 
-def _unpaired(first: Found, second: Found, limits: PairingLimits) -> tuple[list[int], list[int]]:
+def _without_counterpart(
+    first: Found, second: Found, limits: PairingLimits
+) -> tuple[list[int], list[int]]:
+    """Return the indices of each side that found no partner; each takes the closest free one."""
     free = np.ones(len(second[1]), dtype=bool)
     left = []
     for i in range(len(first[1])):
-        close = free & (second[2] == first[2][i])
-        close &= np.abs(second[1] - first[1][i]) <= limits.max_score_difference
+        # In units of the limits: at most 1 is equal.
         distance = np.abs(second[0] - first[0][i]).max(axis=1, initial=0)
-        close &= distance <= limits.max_box_difference
-        if close.any():
-            free[np.where(close, distance, np.inf).argmin()] = False
+        difference = np.maximum(
+            distance / limits.max_box_difference,
+            np.abs(second[1] - first[1][i]) / limits.max_score_difference,
+        )
+        equal = free & (second[2] == first[2][i]) & (difference <= 1)
+        if equal.any():
+            free[np.where(equal, difference, np.inf).argmin()] = False
         else:
             left.append(i)
     return left, np.flatnonzero(free).tolist()
 
 
-def _on_threshold(found: Found, index: int, limits: PairingLimits) -> bool:
-    score = found[1][index]
+def _on_threshold(found: Found, index: int, other: Found, limits: PairingLimits) -> bool:
+    boxes, scores, labels = found
+    score = scores[index]
     if abs(score - limits.score_threshold) <= limits.near_score:
         return True
-    if len(found[1]) == limits.max_detections and score - found[1][-1] <= limits.near_score:
+    if len(other[1]) == limits.max_detections and score <= other[1][-1] + limits.near_score:
         return True
-    better = (found[1] >= score) & (found[2] == found[2][index])
+    better = (scores >= score - limits.near_score) & (labels == labels[index])
     better[index] = False
-    overlaps = _overlaps(found[0][index], found[0][better])
+    overlaps = _overlaps(boxes[index], boxes[better])
     return bool((np.abs(overlaps - limits.iou_threshold) <= limits.near_iou).any())
 
 
-def _decided_by(
+def _suppressed_by(
     found: Found,
     left: list[int],
     near: list[int],
@@ -110,15 +136,22 @@ def _decided_by(
     limits: PairingLimits,
 ) -> list[int]:
     """Return those of `left` that a borderline box of the other side suppresses there."""
-    boxes, _, labels = other[0]
-    decided = []
+    boxes, scores, labels = other[0]
+    suppressed = []
     for i in (i for i in left if i not in near):
-        rivals = [j for j in other[1] if labels[j] == found[2][i]]
-        if (_overlaps(found[0][i], boxes[rivals]) > limits.iou_threshold - limits.near_iou).any():
-            decided.append(i)
-    return decided
+        rivals = [
+            j
+            for j in other[1]
+            if labels[j] == found[2][i] and scores[j] >= found[1][i] - limits.near_score
+        ]
+        overlaps = _overlaps(found[0][i], boxes[rivals])
+        if (overlaps > limits.iou_threshold - limits.near_iou).any():
+            suppressed.append(i)
+    return suppressed
 
 
-def _overlaps(box: NDArray[Any], boxes: NDArray[Any]) -> NDArray[Any]:
-    one, many = torch.from_numpy(box[None].copy()), torch.from_numpy(boxes.copy())
+def _overlaps(
+    box_xyxy: NDArray[np.float32], boxes_xyxy: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    one, many = torch.from_numpy(box_xyxy[None].copy()), torch.from_numpy(boxes_xyxy.copy())
     return np.asarray(intersection_over_union(one, many)[0])

@@ -1,62 +1,26 @@
-"""The training loop and the plan of its steps. Nothing in a step waits for the device."""
+"""The training loop. Nothing in a step waits for the device."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models import Detector
 from suite.data.loading import Batch
 from suite.device import Device
-from suite.errors import Stopped
 from suite.events import Events
-from suite.recipe import Recipe
-from suite.schedule import total_steps
 from suite.training.optim import Updater
 
 Learner = Callable[[Batch], dict[str, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """When a run does what, in steps.
-
-    Attributes:
-        num_steps: of the whole run.
-        checkpoint_every: steps between checkpoints.
-        evaluate_every: steps between evaluations, None for none before the end.
-    """
-
-    num_steps: int
-    checkpoint_every: int
-    evaluate_every: int | None
-
-
-def plan_run(recipe: Recipe, *, dataset_size: int) -> Plan:
-    """Turn a recipe's epochs into steps."""
-    epoch_images = recipe.schedule.epoch_images or dataset_size
-
-    def steps(epochs: float) -> int:
-        return max(1, round(epochs * epoch_images / recipe.global_batch))
-
-    return Plan(
-        num_steps=total_steps(
-            recipe.schedule, global_batch=recipe.global_batch, dataset_size=dataset_size
-        ),
-        checkpoint_every=steps(recipe.checkpoint_every_epochs),
-        evaluate_every=None
-        if recipe.eval_every_epochs is None
-        else steps(recipe.eval_every_epochs),
-    )
-
-
-def build_learner(detector: nn.Module, device: Device) -> Learner:
+def build_learner(detector: Detector, device: Device) -> Learner:
     """Return the function from a batch on the device to its named losses.
 
     Only the network runs in reduced precision; normalisation and losses stay in float32.
@@ -66,8 +30,7 @@ def build_learner(detector: nn.Module, device: Device) -> Learner:
         images = batch.images.normalised().contiguous(memory_format=torch.channels_last)
         with device.autocast():
             outputs = detector(images)
-        losses: dict[str, Tensor] = detector.loss(outputs, batch.target)  # type: ignore[operator]
-        return losses
+        return detector.loss(outputs, batch.target)
 
     return learn
 
@@ -112,12 +75,3 @@ def catch_stop_signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def stopped_by(number: int, *, step: int, folder: object) -> Stopped:
-    """Return the error that ends a run stopped by a signal, with the way to go on."""
-    name = signal.Signals(number).name
-    return Stopped(
-        f"stopped by {name} after step {step}; saved. Go on with --resume {folder}",
-        signal_number=number,
-    )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models import Detector
 from suite.recipe import Optimizer
 
 
 class Updater:
     """Turns a loss into the next weights.
 
-    Weight decay acts on every parameter, biases and batch norm included, as both published SSD codes do.
+    Weight decay acts on every parameter, biases and batch norm included, as in both published SSD
+    codes.
 
     Args:
         detector: whose parameters are trained.
@@ -26,13 +28,14 @@ class Updater:
 
     def __init__(
         self,
-        detector: nn.Module,
+        detector: Detector,
         section: Optimizer,
         *,
         learning_rate: Callable[[int], float],
         scaler: torch.amp.GradScaler,
     ) -> None:
         self.num_steps_done = 0
+        self._detector = detector
         self._parameters = [p for p in detector.parameters() if p.requires_grad]
         self._learning_rate = learning_rate
         self._clip_norm = section.clip_norm
@@ -45,53 +48,56 @@ class Updater:
             # On the CPU twice as fast as the loop and five times as fast as the foreach form.
             fused=self._parameters[0].device.type in ("cpu", "cuda"),
         )
-        self._detector = detector
-        self.averaged: AveragedModel | None = None
+        self._averaged: AveragedModel | None = None
         if section.ema_decay is not None:
-            self.averaged = AveragedModel(
-                detector, multi_avg_fn=get_ema_multi_avg_fn(section.ema_decay), use_buffers=True
-            )
+            average = get_ema_multi_avg_fn(section.ema_decay)  # type: ignore[no-untyped-call]  # torch's
+            self._averaged = AveragedModel(detector, multi_avg_fn=average, use_buffers=True)
 
     @property
     def lr(self) -> float:
         """Learning rate of the step to come."""
         return self._learning_rate(self.num_steps_done)
 
-    def inference_module(self) -> nn.Module:
+    def inference_detector(self) -> Detector:
         """Return the detector to evaluate: the averaged one where the recipe asks for it."""
-        return self._detector if self.averaged is None else self.averaged.module
+        return self._detector if self._averaged is None else cast(Detector, self._averaged.module)
 
     def step(self, loss: Tensor) -> None:
-        """Make one optimizer step from a scalar loss."""
+        """Make one optimizer step from a scalar loss.
+
+        In fp16 a step whose scaled gradients overflow changes no weight; it counts all the same.
+        """
         for group in self._sgd.param_groups:
             group["lr"] = self.lr
-        self._scaler.scale(loss).backward()
+        torch.autograd.backward(self._scaler.scale(loss))
         if self._clip_norm is not None:
             self._scaler.unscale_(self._sgd)
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         self._scaler.step(self._sgd)
         self._scaler.update()
         self._sgd.zero_grad(set_to_none=True)
-        if self.averaged is not None:
-            self.averaged.update_parameters(self._detector)
+        if self._averaged is not None:
+            self._averaged.update_parameters(self._detector)
         self.num_steps_done += 1
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, as plain data and tensors."""
         return {
             "step": self.num_steps_done,
-            "weights": self._detector.state_dict(),
-            "ema": None if self.averaged is None else self.averaged.module.state_dict(),
+            "weights": dict(self._detector.state_dict()),
+            "ema": None if self._averaged is None else dict(self._averaged.module.state_dict()),
             "optimizer": self._sgd.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned, perhaps on another device."""
         self.num_steps_done = state["step"]
         self._detector.load_state_dict(state["weights"])
-        if self.averaged is not None and state["ema"] is not None:
-            self.averaged.module.load_state_dict(state["ema"])
-            self.averaged.n_averaged.fill_(state["step"])
-        self._sgd.load_state_dict(state["optimizer"])
+        if self._averaged is not None:
+            self._averaged.module.load_state_dict(state["ema"])
+            self._averaged.n_averaged.fill_(state["step"])
+        # The groups hold what follows from recipe and device, which are this process's own.
+        groups = self._sgd.state_dict()["param_groups"]
+        self._sgd.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         self._scaler.load_state_dict(state["scaler"])

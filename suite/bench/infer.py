@@ -1,0 +1,159 @@
+"""The verb `bench infer`: how fast a checkpoint or a graph detects, and where the time goes.
+
+Every run takes one batch of encoded images through three stages: `pre` decodes and resizes on one
+core, `infer` is the whole `Detect` call (normalisation, network, suppression), `post` makes COCO
+results. Latency is the sum; images/s is of `infer` alone and of all three, one after the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suite.bench.timing import summarise_ms
+from suite.data.coco import load_coco
+from suite.data.images import read_image_hw
+from suite.data.loading import collate, prepare_for_evaluation
+from suite.data.sample import Sample
+from suite.data.synthetic import write_synthetic
+from suite.device import Device, build_device
+from suite.evaluation.coco import detections_to_results
+from suite.records import Record, build_record
+from suite.runtime import LoadedDetect, load_detect, null_detect
+
+_NUM_GENERATED = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceRequest:
+    """How to measure.
+
+    Attributes:
+        images: photos; none stands for 16 generated ones.
+        batch: images a run.
+        runs: counted runs, after `warmup` uncounted ones.
+        device, precision: as everywhere.
+        threads: CPU threads of ONNX Runtime, None for its choice.
+    """
+
+    images: Sequence[Path] = ()
+    batch: int = 1
+    runs: int = 50
+    warmup: int = 10
+    device: str = "auto"
+    precision: str = "fp32"
+    threads: int | None = None
+
+
+def bench_infer(model: Path, request: InferenceRequest) -> Record:
+    """Measure a model and return the record.
+
+    Raises:
+        InputError: the model or an image is unusable.
+        MissingEnvironment: the device or its execution provider is absent.
+    """
+    device = build_device(request.device, request.precision)  # type: ignore[arg-type]  # checked by click
+    loaded = load_detect(model, device=device, threads=request.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        samples = _photo_samples(request.images) or _generated_samples(Path(scratch))
+        device.reset_peak_memory()
+        stages, num_detections = _time_stages(loaded, device, samples, request)
+        floor = _time_null(loaded, samples, request)
+    counted = {name: seconds[request.warmup :] for name, seconds in stages.items()}
+    totals = [sum(run) for run in zip(*counted.values(), strict=True)]
+    metrics: dict[str, float | int | None] = dict(summarise_ms(totals, prefix="latency"))
+    for name, seconds in counted.items():
+        metrics |= summarise_ms(seconds, prefix=name)
+    metrics["images_per_second"] = request.batch / float(np.median(counted["infer"]))
+    metrics["images_per_second_end_to_end"] = request.batch / float(np.median(totals))
+    metrics["harness_ms_p50"] = float(np.median(floor)) * 1000
+    metrics["detections_per_image"] = num_detections / (len(totals) * request.batch)
+    metrics["peak_memory_bytes"] = device.peak_memory_bytes()
+    return build_record(
+        "bench-infer",
+        metrics=metrics,
+        subject=loaded.subject,
+        conditions=_describe(loaded, device, request),
+    )
+
+
+def _time_stages(
+    loaded: LoadedDetect, device: Device, samples: Sequence[Sample], request: InferenceRequest
+) -> tuple[dict[str, list[float]], int]:
+    stages: dict[str, list[float]] = {"pre": [], "infer": [], "post": []}
+    num_detections = 0
+    for run, batch_samples in enumerate(_batches(samples, request)):
+        started = time.perf_counter()
+        batch = collate(
+            [prepare_for_evaluation(sample, loaded.image_hw) for sample in batch_samples]
+        )
+        prepared = time.perf_counter()
+        found = loaded.detect(batch.images)
+        device.synchronize()
+        detected = time.perf_counter()
+        for answer in found:
+            detections_to_results(
+                0, answer.boxes_xyxy, answer.scores, answer.labels, loaded.category_ids
+            )
+        finished = time.perf_counter()
+        stages["pre"].append(prepared - started)
+        stages["infer"].append(detected - prepared)
+        stages["post"].append(finished - detected)
+        if run >= request.warmup:
+            num_detections += sum(len(answer.scores) for answer in found)
+    return stages, num_detections
+
+
+def _time_null(
+    loaded: LoadedDetect, samples: Sequence[Sample], request: InferenceRequest
+) -> list[float]:
+    """Time the `infer` stage around a runtime that does nothing: what the harness itself costs."""
+    batch_samples = next(_batches(samples, request))
+    batch = collate([prepare_for_evaluation(sample, loaded.image_hw) for sample in batch_samples])
+    seconds = []
+    for _ in range(request.runs):
+        started = time.perf_counter()
+        null_detect(batch.images)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _batches(samples: Sequence[Sample], request: InferenceRequest) -> Iterator[list[Sample]]:
+    endless = itertools.cycle(samples)
+    for _ in range(request.warmup + request.runs):
+        yield list(itertools.islice(endless, request.batch))
+
+
+def _photo_samples(paths: Sequence[Path]) -> list[Sample]:
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return [Sample(0, path, read_image_hw(path), *nothing) for path in paths]
+
+
+def _generated_samples(scratch: Path) -> list[Sample]:
+    folder = scratch / "generated"
+    write_synthetic(folder, num_train=1, num_val=_NUM_GENERATED, seed=0)
+    annotations = folder / "annotations" / "instances_val.json"
+    return list(load_coco(annotations, folder / "val").samples)
+
+
+def _describe(loaded: LoadedDetect, device: Device, request: InferenceRequest) -> dict[str, Any]:
+    return {
+        **device.describe(),
+        "runtime": loaded.runtime,
+        "batch": request.batch,
+        "devices": 1,
+        "image_hw": list(loaded.image_hw),
+        "n": request.runs,
+        "warmup": request.warmup,
+        "threads": request.threads,
+        "images": "given" if request.images else "generated",
+        "scope": "global",
+        "window": "infer stage, median over the counted runs",
+    }

@@ -1,0 +1,109 @@
+"""The verb `bench train`: training throughput of a recipe, with and without its data loading."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from suite.bench.timing import summarise_ms
+from suite.data.loading import Batch
+from suite.device import Device
+from suite.recipe import Recipe, recipe_digest
+from suite.records import Record, build_record
+from suite.training import Job, build_trainee, open_batches, prepare_job
+from suite.training.loop import Learner
+from suite.training.optim import Updater
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Seconds of each counted step."""
+
+    step_seconds: list[float]
+
+    def images_per_second(self, batch: int) -> float:
+        return len(self.step_seconds) * batch / sum(self.step_seconds)
+
+
+def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
+    """Measure training steps of a recipe on its own data and device; nothing is saved.
+
+    Two windows of `steps` steps, each after `warmup` uncounted ones: end to end with the loader,
+    then on one batch that stays on the device. Their ratio says how far the loader holds it back.
+
+    Raises:
+        SuiteError: as `train`.
+    """
+    job = prepare_job(recipe)
+    detector, learner, updater = build_trainee(job)
+    job.device.reset_peak_memory()
+    batches = open_batches(job, detector, first_step=0)
+    whole = _time_steps(batches, job.device, learner, updater, counts=(warmup, steps))
+    resident = next_batch = None
+    with closing(open_batches(job, detector, first_step=0)) as stream:
+        next_batch = next(stream)
+    resident = next_batch.to(job.device.torch_device)
+    model = _time_steps(_repeat(resident), job.device, learner, updater, counts=(warmup, steps))
+    metrics: dict[str, Any] = {
+        "images_per_second": whole.images_per_second(recipe.global_batch),
+        "images_per_second_model_only": model.images_per_second(recipe.global_batch),
+        "peak_memory_bytes": job.device.peak_memory_bytes(),
+        **summarise_ms(whole.step_seconds, prefix="step"),
+    }
+    return build_record(
+        "bench-train",
+        metrics=metrics,
+        subject=_subject(job),
+        conditions={
+            **job.device.describe(),
+            "devices": recipe.devices,
+            "global_batch": recipe.global_batch,
+            "image_hw": list(detector.image_hw),
+            "n": steps,
+            "warmup": warmup,
+            "scope": "global",
+            "window": f"{steps} steps after {warmup}, data loading included",
+        },
+    )
+
+
+def _subject(job: Job) -> dict[str, Any]:
+    return {
+        "detector": job.recipe.detector.name,
+        "width": job.recipe.detector.width,
+        "dataset": job.recipe.data.name,
+        "recipe": job.recipe.name,
+        "recipe_digest": recipe_digest(job.recipe),
+        "reference": list(job.recipe.reference),
+    }
+
+
+def _repeat(batch: Batch) -> Generator[Batch]:
+    while True:
+        yield batch
+
+
+def _time_steps(
+    batches: Generator[Batch],
+    device: Device,
+    learner: Learner,
+    updater: Updater,
+    *,
+    counts: tuple[int, int],
+) -> _Window:
+    warmup, steps = counts
+    marks = []
+    with closing(batches):
+        for batch in batches:
+            losses = learner(batch.to(device.torch_device))
+            updater.step(sum(losses.values()))  # type: ignore[arg-type]  # sum starts from int 0
+            device.synchronize()
+            marks.append(time.perf_counter())
+            if len(marks) > warmup + steps:
+                break
+    return _Window(np.diff(marks[warmup:]).tolist())

@@ -1,0 +1,62 @@
+"""Verbs and flags. Everything heavy is imported inside the verb that needs it.
+
+stdout carries results, stderr logs and progress. Exit codes: 0 done, 1 failure, 2 usage or recipe,
+3 a check failed, 4 environment, 5 training diverged, 130/143 stopped by a signal after saving.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from suite import __version__
+from suite.cli import model_verbs, project_verbs
+from suite.errors import SuiteError
+
+# torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 failure, 2 usage or recipe, 3 a check failed, 4 environment, "
+    "5 training diverged, 130/143 stopped by a signal after saving."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        cli.main(arguments, prog_name="suite", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except SuiteError as error:
+        if os.environ.get("SUITE_DEBUG") == "1":
+            traceback.print_exc()
+        click.echo(f"suite: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("suite: stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`suite ... | head`); Python must not say so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="suite")
+def cli() -> None:
+    """Train, export, verify, measure and compare object detectors.
+
+    recipe -> train -> checkpoint -> export -> record -> report
+    """
+
+
+for verb in (*model_verbs.VERBS, *project_verbs.VERBS):
+    cli.add_command(verb)

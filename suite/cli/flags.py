@@ -1,0 +1,46 @@
+"""Flags and output that several verbs share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+FILE = click.Path(path_type=Path)
+DEVICES = click.Choice(["auto", "cpu", "cuda", "npu"])
+
+
+def recipe_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags that say where a recipe runs."""
+    for option in (
+        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+                     help="Override one field of the recipe, such as schedule.epochs=2."),
+        click.option("--devices", type=int, help="Override the number of devices."),
+        click.option("--device", type=DEVICES, help="Override the recipe's device."),
+        click.option("--data", metavar="DIR", help="Override where the data is (data.root)."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def load_recipe_with(
+    recipe: str,
+    data: str | None,
+    device: str | None,
+    devices: int | None,
+    assignments: Sequence[str],
+) -> Any:
+    """Load a recipe with what the flags override."""
+    from suite.recipe import load_recipe, parse_overrides
+
+    given = {"data.root": data, "device": device, "devices": devices}
+    overrides = {key: str(value) for key, value in given.items() if value is not None}
+    return load_recipe(recipe, overrides | parse_overrides(assignments))
+
+
+def print_json(schema: str, **content: Any) -> None:
+    """Print one JSON document with its schema."""
+    click.echo(json.dumps({"schema": schema, **content}, indent=2))

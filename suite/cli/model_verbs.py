@@ -1,0 +1,259 @@
+"""The verbs that take a recipe or a model: train, eval, export, verify, predict, bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, recipe_flags
+from suite.errors import CheckFailed
+
+
+@click.command()
+@click.argument("recipe")
+@recipe_flags
+@click.option(
+    "--output",
+    type=FILE,
+    default=Path("runs"),
+    show_default=True,
+    help="Where the run folder is made.",
+)
+@click.option("--resume", type=FILE, help="A run folder to continue at the exact sample.")
+@click.option("--no-eval", is_flag=True, help="Do not evaluate the final weights.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's record.")
+def train(
+    recipe: str,
+    output: Path,
+    resume: Path | None,
+    no_eval: bool,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Train a detector by RECIPE, a file or a shipped name; prints the run folder."""
+    from suite.records import load_record
+    from suite.training import train as run_training
+
+    folder = run_training(
+        load_recipe_with(recipe, **where), output=output, resume=resume, evaluate_at_end=not no_eval
+    )
+    if as_json:
+        print_json("suite.train/1", run=str(folder), record=load_record(folder / "record.json"))
+    else:
+        click.echo(str(folder))
+
+
+@click.command("eval")
+@click.argument("model", type=FILE, required=False)
+@click.option("--recipe", help="Whose val split to use; by default the model's own.")
+@click.option("--data", metavar="DIR", help="Override where the data is (data.root).")
+@click.option("--device", type=DEVICES, default="auto", show_default=True)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images a call."
+)
+@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--results", type=FILE, help="Judge saved COCO results instead of a model.")
+@click.option("--annotations", type=FILE, help="Ground truth of --results.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON document.")
+def eval_(
+    model: Path | None,
+    recipe: str | None,
+    data: str | None,
+    device: str,
+    batch: int,
+    output: Path,
+    results: Path | None,
+    annotations: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge MODEL (.pth or .onnx), or saved results, by COCO's twelve numbers."""
+    from suite.evaluation.coco import format_evaluation, modelzoo_line
+
+    folder = None
+    if results is not None and annotations is not None and model is None:
+        evaluation = _judge_results(results, annotations)
+    elif model is not None and results is None and annotations is None:
+        from suite.evaluation.model import EvaluationRequest, evaluate_model
+        from suite.recipe import load_recipe
+
+        request = EvaluationRequest(
+            recipe=load_recipe(recipe) if recipe else None,
+            data=data,
+            device=device,
+            batch=batch,
+            output=output,
+        )
+        evaluation, folder = evaluate_model(model, request)
+    else:
+        raise click.UsageError("give either MODEL, or --results together with --annotations")
+    if as_json:
+        where = None if folder is None else str(folder)
+        print_json(
+            "suite.eval/1",
+            folder=where,
+            **evaluation.numbers(),
+            per_class_ap=evaluation.per_class_ap,
+        )
+        return
+    click.echo(format_evaluation(evaluation))
+    click.echo(modelzoo_line(evaluation))
+    if folder is not None:
+        click.echo(str(folder))
+
+
+def _judge_results(results: Path, annotations: Path) -> Any:
+    from suite.evaluation.coco import evaluate_coco, load_ground_truth, load_results
+
+    return evaluate_coco(load_ground_truth(annotations), load_results(results))
+
+
+@click.command()
+@click.argument("checkpoint", type=FILE)
+@click.option(
+    "--output", "-o", type=FILE, help="Name of the graph; by default CHECKPOINT with .onnx."
+)
+@click.option("--nms", type=click.Choice(["op", "none"]), default="op", show_default=True,
+              help="op: postprocess inside; none: raw logits and deltas.")  # fmt: skip
+@click.option("--images", multiple=True, metavar="SOURCE", help="Photos for the proof of parity.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the parity figures.")
+def export(
+    checkpoint: Path,
+    output: Path | None,
+    nms: Any,
+    images: Sequence[str],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write CHECKPOINT as one ONNX file, after proving that it computes the same."""
+    from suite.deploy.export import export as export_graph
+    from suite.predict import find_images
+
+    photos = find_images(images)
+    graph, parity = export_graph(checkpoint, output=output, nms=nms, images=photos, force=force)
+    _show_parity(graph, parity, as_json)
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.option(
+    "--against", "checkpoint", type=FILE, required=True, help="The checkpoint it must equal."
+)
+@click.option("--images", multiple=True, metavar="SOURCE", help="Photos to compare on.")
+@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the parity figures.")
+def verify(
+    model: Path, checkpoint: Path, images: Sequence[str], output: Path, as_json: bool
+) -> None:
+    """Prove that MODEL (.onnx) computes what a checkpoint computes; exit 3 if not."""
+    from suite.deploy.verify import verify as verify_graph
+    from suite.predict import find_images
+
+    parity, problems = verify_graph(model, checkpoint, images=find_images(images), output=output)
+    _show_parity(model, parity, as_json)
+    if problems:
+        raise CheckFailed(f"{model}: not the checkpoint {checkpoint}: {'; '.join(problems)}")
+
+
+def _show_parity(graph: Path, parity: Any, as_json: bool) -> None:
+    if as_json:
+        print_json("suite.verify/1", graph=str(graph), parity=parity.as_dict())
+        return
+    from suite.deploy.verify import format_parity
+
+    click.echo(format_parity(parity))
+    click.echo(str(graph))
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--device", type=DEVICES, default="auto", show_default=True)
+@click.option("--draw-threshold", type=click.FloatRange(0, 1), default=0.3, show_default=True,
+              help="Lowest score that is drawn; results.json holds all.")  # fmt: skip
+def predict(
+    model: Path, sources: Sequence[str], output: Path, device: str, draw_threshold: float
+) -> None:
+    """Detect with MODEL on SOURCES: files, folders or glob patterns."""
+    from suite.predict import predict as run_prediction
+
+    done = run_prediction(
+        model, sources, output=output, device=device, draw_threshold=draw_threshold
+    )
+    for message in done.skipped:
+        click.echo(f"skipped: {message}", err=True)
+    click.echo(f"{done.num_detections} detections on {done.num_images} images")
+    click.echo(str(done.folder))
+
+
+@click.group()
+def bench() -> None:
+    """Measure speed."""
+
+
+@bench.command("infer")
+@click.argument("model", type=FILE)
+@click.option(
+    "--images", multiple=True, metavar="SOURCE", help="Photos; by default generated ones."
+)
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Counted runs."
+)
+@click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True)
+@click.option("--device", type=DEVICES, default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32",
+              show_default=True, help="Of a checkpoint; a graph has its own.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of ONNX Runtime.")
+@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the record.")
+def bench_infer(
+    model: Path, images: Sequence[str], output: Path, as_json: bool, **request: Any
+) -> None:
+    """Measure latency and images/s of MODEL (.pth or .onnx)."""
+    from suite.bench.infer import InferenceRequest
+    from suite.bench.infer import bench_infer as measure
+    from suite.predict import find_images
+
+    record = measure(model, InferenceRequest(images=find_images(images), **request))
+    _keep_record(record, output, f"bench-infer-{model.stem}", as_json)
+
+
+@bench.command("train")
+@click.argument("recipe")
+@recipe_flags
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Counted steps."
+)
+@click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the record.")
+def bench_train(
+    recipe: str, steps: int, warmup: int, output: Path, as_json: bool, **where: Any
+) -> None:
+    """Measure training images/s of RECIPE on its own data."""
+    from suite.bench.train import bench_train as measure
+
+    loaded = load_recipe_with(recipe, **where)
+    record = measure(loaded, steps=steps, warmup=warmup)
+    _keep_record(record, output, f"bench-train-{loaded.name}", as_json)
+
+
+def _keep_record(record: dict[str, Any], output: Path, name: str, as_json: bool) -> None:
+    from suite.records import format_metrics, write_record
+    from suite.run_folder import create_run_folder
+
+    path = create_run_folder(output, name) / "record.json"
+    write_record(record, path)
+    if as_json:
+        click.echo(path.read_text(encoding="utf-8"), nl=False)
+        return
+    click.echo(format_metrics(record))
+    click.echo(str(path))
+
+
+VERBS = (train, eval_, export, verify, predict, bench)

@@ -1,0 +1,242 @@
+"""The verbs around data, recipes, reports and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, recipe_flags
+from suite.errors import CheckFailed
+
+_PROGRAM = "suite"
+
+
+@click.group()
+def data() -> None:
+    """Make and check data sets."""
+
+
+@data.command("synth")
+@click.argument("folder", type=FILE)
+@click.option("--train", "num_train", type=click.IntRange(min=1), default=1200, show_default=True)
+@click.option("--val", "num_val", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def data_synth(folder: Path, num_train: int, num_val: int, seed: int) -> None:
+    """Write a generated COCO-format set to FOLDER: the same seed gives the same bytes."""
+    from suite.data.synthetic import write_synthetic
+    from suite.events import Progress
+
+    progress = Progress(num_train + num_val, label="generate")
+    write_synthetic(
+        folder,
+        num_train=num_train,
+        num_val=num_val,
+        seed=seed,
+        progress=lambda done, _: progress.update(done),
+    )
+    progress.close()
+    click.echo(str(folder))
+
+
+@data.command("check")
+@click.argument("recipe")
+@recipe_flags
+@click.option("--no-decode", is_flag=True, help="Look at annotations and file names only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
+def data_check(recipe: str, no_decode: bool, as_json: bool, **where: Any) -> None:
+    """Check both splits of RECIPE's data; exit 3 when something is an error."""
+    from suite.data import load_split
+    from suite.data.check import check_dataset, check_splits, format_findings
+    from suite.events import Progress
+
+    section = load_recipe_with(recipe, **where).data
+    train, val = load_split(section, "train"), load_split(section, "val")
+    findings = []
+    for label, split in (("train", train), ("val", val)):
+        progress = Progress(len(split.samples), label=label)
+        findings += check_dataset(
+            split, decode=not no_decode, progress=lambda done, _, bar=progress: bar.update(done)
+        )
+        progress.close()
+    findings += check_splits(train, val)
+    if as_json:
+        print_json("suite.data-check/1", findings=[asdict(finding) for finding in findings])
+    else:
+        click.echo(format_findings(findings))
+    num_errors = sum(finding.severity == "error" for finding in findings)
+    if num_errors:
+        raise CheckFailed(f"{section.root}: {num_errors} errors in the data")
+
+
+@click.group()
+def recipes() -> None:
+    """List, show, copy, validate and compare recipes."""
+
+
+@recipes.command("list")
+@click.option("--json", "as_json", is_flag=True)
+def recipes_list(as_json: bool) -> None:
+    """List the shipped recipes."""
+    from tabulate import tabulate
+
+    from suite.recipe_verbs import list_recipes
+
+    rows = [row._asdict() for row in list_recipes()]
+    if as_json:
+        print_json("suite.recipes/1", recipes=rows)
+    else:
+        click.echo(
+            tabulate(rows, headers="keys", tablefmt="simple", maxcolwidths=[None] * 5 + [40])
+        )
+
+
+@recipes.command("show")
+@click.argument("recipe")
+@recipe_flags
+@click.option(
+    "--dataset-size",
+    type=click.IntRange(min=1),
+    help="Training images, where the recipe has no epoch_images.",
+)
+@click.option(
+    "--lr-at",
+    type=click.IntRange(min=0),
+    metavar="STEP",
+    help="Print the learning rate of one step, from 0.",
+)
+def recipes_show(recipe: str, dataset_size: int | None, lr_at: int | None, **where: Any) -> None:
+    """Print RECIPE with every default written out and what follows from it."""
+    from suite.recipe_verbs import learning_rate_at, show_recipe
+
+    loaded = load_recipe_with(recipe, **where)
+    if lr_at is None:
+        click.echo(show_recipe(loaded, dataset_size=dataset_size), nl=False)
+        return
+    size = loaded.schedule.epoch_images or dataset_size
+    if size is None:
+        raise click.UsageError(
+            "--lr-at needs --dataset-size: the recipe has no schedule.epoch_images"
+        )
+    click.echo(f"{learning_rate_at(loaded, lr_at, size):.8f}")
+
+
+@recipes.command("copy")
+@click.argument("recipe")
+@click.argument("target", type=FILE)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def recipes_copy(recipe: str, target: Path, force: bool) -> None:
+    """Copy RECIPE, comments included, to TARGET."""
+    from suite.recipe_verbs import copy_recipe
+
+    click.echo(str(copy_recipe(recipe, target, force=force)))
+
+
+@recipes.command("validate")
+@click.argument("names", nargs=-1)
+def recipes_validate(names: Sequence[str]) -> None:
+    """Check recipes, all shipped ones by default; all mistakes at once, exit 2."""
+    from suite.recipe_verbs import validate_recipes
+
+    for recipe in validate_recipes(names):
+        click.echo(f"{recipe.name}: valid")
+
+
+@recipes.command("diff")
+@click.argument("first")
+@click.argument("second")
+def recipes_diff(first: str, second: str) -> None:
+    """Print the fields in which two recipes differ."""
+    from tabulate import tabulate
+
+    from suite.recipe import load_recipe
+    from suite.recipe_verbs import diff_recipes
+
+    rows = [
+        (row.key, row.a, row.b) for row in diff_recipes(load_recipe(first), load_recipe(second))
+    ]
+    click.echo(
+        tabulate(rows, headers=["key", first, second], tablefmt="simple", disable_numparse=True)
+    )
+
+
+@click.command()
+@click.argument("records", nargs=-1)
+@click.option(
+    "--compare", type=click.Choice(["reference"]), help="Put published results beside ours."
+)
+@click.option(
+    "--output", type=FILE, help="Markdown file; by default reports/report.md where reports/ exists."
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "markdown", "json"]),
+    default="table",
+    show_default=True,
+)
+def report(
+    records: Sequence[str],
+    compare: str | None,
+    output: Path | None,
+    output_format: Literal["table", "markdown", "json"],
+) -> None:
+    """Tabulate RECORDS (files, folders, patterns; by default all of runs/ and reports/records/)."""
+    from suite.report import report as make_report
+    from suite.shipped import shipped_folder
+
+    text = make_report(
+        records,
+        compare=compare,
+        reference_folder=shipped_folder("reference"),
+        output=output,
+        output_format=output_format,
+    )
+    click.echo(text, nl=not text.endswith("\n"))
+
+
+@click.command()
+@click.option(
+    "--device", type=DEVICES, default="auto", show_default=True, help="Must be usable, else exit 4."
+)
+@click.option("--json", "as_json", is_flag=True)
+def doctor(device: Any, as_json: bool) -> None:
+    """Show what this machine has and what is missing."""
+    from suite.doctor import doctor as examine
+    from suite.doctor import format_checks, require_device
+
+    checks = examine(device)
+    if as_json:
+        print_json("suite.doctor/1", checks=[asdict(check) for check in checks])
+    else:
+        click.echo(format_checks(checks))
+    require_device(checks)
+
+
+@click.command()
+@click.option(
+    "--output", type=FILE, default=Path("demo"), show_default=True, help="Where data and runs go."
+)
+def demo(output: Path) -> None:
+    """Walk the whole road on generated images: train, evaluate, export, verify, bench, report."""
+    from suite.demo import demo as run_demo
+
+    run_demo(output)
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of SHELL; for bash: source <(suite completion bash)."""
+    from click.shell_completion import get_completion_class
+
+    root = click.get_current_context().find_root().command
+    script = get_completion_class(shell)
+    assert script is not None
+    click.echo(script(root, {}, _PROGRAM, "_SUITE_COMPLETE").source())
+
+
+VERBS = (data, recipes, report, doctor, demo, completion)

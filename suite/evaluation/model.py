@@ -1,0 +1,117 @@
+"""The verb `eval`: judge a checkpoint or a graph on the val split of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from suite.checkpoint import load_checkpoint
+from suite.data import check_classes, load_split
+from suite.data.sample import Dataset
+from suite.device import build_device
+from suite.errors import UsageError
+from suite.evaluation import evaluate
+from suite.evaluation.coco import Evaluation, write_results
+from suite.events import Progress
+from suite.recipe import Data, Recipe, list_shipped_recipes, load_recipe, recipe_from_dict
+from suite.records import build_record, write_record
+from suite.run_folder import create_run_folder, run_of_checkpoint
+from suite.runtime import LoadedDetect, load_detect
+
+RESULTS_NAME = "coco_instances_results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """Where and how to evaluate.
+
+    Attributes:
+        recipe: whose val split and ids; None for the model's own.
+        data: overrides the recipe's `data.root`.
+        device: cpu, cuda, npu or auto.
+        precision: of the network in PyTorch; a graph has its own.
+        batch: images a call.
+        output: where the folder with results and record is made.
+    """
+
+    recipe: Recipe | None = None
+    data: str | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    batch: int = 8
+    output: Path = Path("runs")
+
+
+def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation, Path]:
+    """Evaluate a model; return the figures and the folder of results and record.
+
+    Raises:
+        InputError: the model or an image is unusable.
+        UsageError: the model's classes are not those of the data, or no recipe is known.
+    """
+    recipe = request.recipe or find_recipe_of(model)
+    section = recipe.data if request.data is None else replace(recipe.data, root=request.data)
+    device = build_device(request.device, request.precision)  # type: ignore[arg-type]  # checked by click
+    loaded = load_detect(model, device=device)
+    dataset = load_split(section, "val")
+    _require_same_classes(loaded, dataset, model)
+    progress = Progress(len(dataset.samples), label="evaluate")
+    evaluation, results = evaluate(
+        loaded.detect,
+        dataset,
+        image_hw=loaded.image_hw,
+        batch_size=request.batch,
+        workers=section.workers,
+        progress=progress.update,
+    )
+    progress.close()
+    folder = create_run_folder(request.output, f"eval-{model.stem}")
+    write_results(results, folder / RESULTS_NAME)
+    record = build_record(
+        "eval",
+        metrics=evaluation.numbers(),
+        subject={**loaded.subject, **_describe_data(section, dataset, recipe)},
+        conditions={
+            **device.describe(),
+            "runtime": loaded.runtime,
+            "batch": request.batch,
+            "devices": 1,
+            "image_hw": list(loaded.image_hw),
+            "epochs": recipe.schedule.epochs,
+            "val_images": len(dataset.samples),
+        },
+    )
+    write_record(record, folder / "record.json")
+    return evaluation, folder
+
+
+def find_recipe_of(model: Path) -> Recipe:
+    """Return the recipe a model was trained by: in a checkpoint, or in the run folder around it.
+
+    Raises:
+        UsageError: a graph outside of a run folder says nothing about data.
+    """
+    if model.suffix != ".onnx":
+        return recipe_from_dict(load_checkpoint(model)["recipe"], source=str(model))
+    run = run_of_checkpoint(model)
+    if run is not None and (run / "recipe.yaml").is_file():
+        return load_recipe(str(run / "recipe.yaml"))
+    shipped = ", ".join(list_shipped_recipes())
+    raise UsageError(f"{model}: which data? Pass --recipe with a file or one of: {shipped}")
+
+
+def _require_same_classes(loaded: LoadedDetect, dataset: Dataset, model: Path) -> None:
+    check_classes(dataset, num_classes=len(loaded.class_names), source=str(model))
+    if loaded.class_names != dataset.class_names:
+        raise UsageError(
+            f"{model}: detects {', '.join(loaded.class_names[:6])}; "
+            f"the annotations have {', '.join(dataset.class_names[:6])}"
+        )
+
+
+def _describe_data(section: Data, dataset: Dataset, recipe: Recipe) -> dict[str, object]:
+    return {
+        "dataset": section.name,
+        "val_digest": dataset.digest,
+        "reference": list(recipe.reference),
+    }

@@ -1,0 +1,123 @@
+"""What a graph says about itself: all that a stranger needs to feed it and to read its answer.
+
+In the file it stands as `metadata_props`, one JSON value per field of `GraphMetadata`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from suite.errors import InputError, UsageError
+from suite.recipe import Count, CountOrZero, Positive, Postprocess
+from suite.strict_yaml import Limit, Rule, encode_plain, read_plain
+
+SCHEMA = "suite.graph/1"
+# The names of some 5,000 classes; checking much more would take minutes.
+_MAX_VALUE_CHARACTERS = 2**17
+
+Nms = Literal["op", "none"]
+Digest = Annotated[
+    str,
+    Limit("64 hexadecimal digits", lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None),
+]
+Pixels = Annotated[int, Limit("from 1 to 16384", lambda value: 1 <= value <= 16384)]
+Channels = Limit("three numbers, one per channel", lambda value: len(value) == 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphInput:
+    """How pixels become the input: bytes x scale, minus mean, divided by std."""
+
+    name: Literal["images"]
+    layout: Literal["NCHW"]
+    dtype: Literal["float32"]
+    colour: Literal["RGB"]
+    scale: Positive
+    mean: Annotated[tuple[float, ...], Channels]
+    std: Annotated[tuple[Positive, ...], Channels]
+    resize: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Software:
+    """Versions of what wrote the graph."""
+
+    suite: str
+    torch: str
+    onnx: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphMetadata:
+    """All that a stranger needs to feed a graph and to read its answer, and where it comes from."""
+
+    schema: Literal["suite.graph/1"]
+    detector: str
+    width: Positive
+    num_classes: Count
+    class_names: tuple[str, ...]
+    """By label; the dataset's own ids below likewise."""
+    category_ids: tuple[CountOrZero, ...]
+    image_hw: Annotated[
+        tuple[Pixels, ...], Limit("height and width", lambda value: len(value) == 2)
+    ]
+    input: GraphInput
+    outputs: str
+    """What each output holds, in words."""
+    postprocess: Postprocess
+    nms: Nms
+    precision: Literal["fp32"]
+    opset: Count
+    ir_version: Count
+    recipe: str
+    recipe_digest: Digest
+    dataset: str
+    checkpoint_sha256: Digest
+    step: CountOrZero
+    software: Software
+
+
+_RULES = (
+    Rule(
+        ("class_names", "num_classes"),
+        lambda names, number: len(names) == number,
+        "num_classes is {1}, but class_names are not as many",
+    ),
+    Rule(
+        ("category_ids", "num_classes"),
+        lambda ids, number: len(ids) == number,
+        "num_classes is {1}, but category_ids are not as many",
+    ),
+)
+
+
+def encode_metadata(metadata: GraphMetadata) -> dict[str, Any]:
+    """Return metadata as plain data, what `metadata_props` and the sidecar hold."""
+    plain: dict[str, Any] = encode_plain(metadata)
+    return plain
+
+
+def parse_metadata(properties: dict[str, str], *, source: str) -> GraphMetadata:
+    """Decode and validate the metadata of a graph; keys that other tools added are left alone.
+
+    Raises:
+        InputError: the graph is not ours, or a value is damaged.
+    """
+    if properties.get("schema") != json.dumps(SCHEMA):
+        raise InputError(f"{source}: not a graph exported by this suite (no suite metadata in it)")
+    plain = {}
+    for name in (field.name for field in fields(GraphMetadata)):
+        try:
+            plain[name] = json.loads(properties.get(name, "")[:_MAX_VALUE_CHARACTERS])
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{source}: damaged metadata, '{name}' is missing or not JSON; export it again"
+            ) from error
+    try:
+        return read_plain(plain, GraphMetadata, source="metadata", rules=_RULES)
+    except UsageError as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{source}: damaged {problem}; export it again") from error

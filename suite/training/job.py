@@ -1,0 +1,179 @@
+"""From a recipe to what a training run works with, and what records say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from models import Detector
+from suite.checkpoint import build_recipe_detector
+from suite.data import load_recipe_splits
+from suite.data.loading import (
+    Augmentation,
+    Batch,
+    StepPositions,
+    TrainingStream,
+    iterate_training,
+    trainable_samples,
+)
+from suite.data.sample import Dataset, Sample
+from suite.device import Device, build_device, tune_cpu_allocator
+from suite.errors import UsageError
+from suite.recipe import Recipe, recipe_digest
+from suite.schedule import learning_rate, total_steps
+from suite.training.loop import Learner, build_learner
+from suite.training.optim import Updater
+from suite.weights import load_backbone_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """When a run does what, in steps.
+
+    Attributes:
+        num_steps: of the whole run.
+        checkpoint_every: steps between checkpoints.
+        evaluate_every: steps between evaluations, None for none before the end.
+    """
+
+    num_steps: int
+    checkpoint_every: int
+    evaluate_every: int | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run works with, complete before its first step.
+
+    Attributes:
+        samples: of `train_set`, those with a box to learn.
+    """
+
+    recipe: Recipe
+    device: Device
+    train_set: Dataset
+    val_set: Dataset
+    samples: tuple[Sample, ...]
+    plan: Plan
+
+
+def prepare_job(recipe: Recipe) -> Job:
+    """Find device and data of a recipe; nothing is written.
+
+    Raises:
+        SuiteError: one of them is unusable.
+    """
+    if recipe.devices != 1:
+        raise UsageError(
+            f"recipe {recipe.name}: devices is {recipe.devices}, this version trains on one; "
+            "pass --devices 1 (the global batch stays as it is)"
+        )
+    device = build_device(recipe.device, recipe.precision)
+    tune_cpu_allocator()
+    train_set, val_set = load_recipe_splits(recipe)
+    samples = trainable_samples(train_set, use_crowd=recipe.data.use_crowd)
+    if not samples:
+        raise UsageError(f"{recipe.data.root}: no training image has a box to learn")
+    plan = plan_run(recipe, dataset_size=len(samples))
+    return Job(recipe, device, train_set, val_set, samples, plan)
+
+
+def plan_run(recipe: Recipe, *, dataset_size: int) -> Plan:
+    """Turn a recipe's epochs into steps."""
+    epoch_images = recipe.schedule.epoch_images or dataset_size
+
+    def steps(epochs: float) -> int:
+        return max(1, round(epochs * epoch_images / recipe.global_batch))
+
+    num_steps = total_steps(
+        recipe.schedule, global_batch=recipe.global_batch, dataset_size=dataset_size
+    )
+    every = recipe.eval_every_epochs
+    return Plan(
+        num_steps=num_steps,
+        checkpoint_every=steps(recipe.checkpoint_every_epochs),
+        evaluate_every=None if every is None else steps(every),
+    )
+
+
+def build_trainee(job: Job, *, load_backbone: bool = True) -> tuple[Detector, Learner, Updater]:
+    """Build the detector on its device, its losses and its optimizer, all from the recipe's seed.
+
+    Args:
+        load_backbone: whether the recipe's backbone weights are loaded; a resumed run has its own.
+
+    Raises:
+        InputError: the backbone weights are unusable.
+    """
+    recipe, size = job.recipe, len(job.samples)
+    torch.manual_seed(recipe.seed)
+    detector = build_recipe_detector(recipe)
+    source = recipe.detector.backbone_weights
+    if load_backbone and source is not None:
+        load_backbone_weights(detector.backbone, source)
+    # torch's stubs leave memory_format out.
+    detector.to(job.device.torch_device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+
+    def lr_of_step(step: int) -> float:
+        return learning_rate(
+            step, recipe.schedule, global_batch=recipe.global_batch, dataset_size=size
+        )
+
+    updater = Updater(
+        detector, recipe.optimizer, learning_rate=lr_of_step, scaler=job.device.scaler()
+    )
+    return detector, build_learner(detector, job.device), updater
+
+
+def open_batches(job: Job, detector: Detector, *, first_step: int) -> Generator[Batch]:
+    """Yield the batches of all steps from `first_step`; close it where the last is not reached."""
+    recipe = job.recipe
+    stream = TrainingStream(
+        samples=job.samples,
+        image_hw=detector.image_hw,
+        augmentation=Augmentation(
+            crop=recipe.augment.crop,
+            crop_factor=recipe.augment.crop_factor,
+            flip=recipe.augment.flip,
+            jitter=recipe.augment.jitter,
+        ),
+        seed=recipe.seed,
+    )
+    positions = StepPositions(
+        first_step=first_step, num_steps=job.plan.num_steps, global_batch=recipe.global_batch
+    )
+    pin = job.device.kind != "cpu"
+    return iterate_training(stream, positions, workers=recipe.data.workers, pin=pin)
+
+
+def describe_subject(job: Job) -> dict[str, Any]:
+    """Return what a record says about what was trained."""
+    recipe = job.recipe
+    return {
+        "detector": recipe.detector.name,
+        "width": recipe.detector.width,
+        "dataset": recipe.data.name,
+        "recipe": recipe.name,
+        "recipe_digest": recipe_digest(recipe),
+        "reference": list(recipe.reference),
+        "data_digest": job.train_set.digest,
+        "val_digest": job.val_set.digest,
+    }
+
+
+def describe_conditions(job: Job) -> dict[str, Any]:
+    """Return what a record says about how it was trained."""
+    recipe = job.recipe
+    return {
+        **job.device.describe(),
+        "devices": recipe.devices,
+        "global_batch": recipe.global_batch,
+        "epochs": recipe.schedule.epochs,
+        "steps": job.plan.num_steps,
+        "seed": recipe.seed,
+        "train_images": len(job.samples),
+        "val_images": len(job.val_set.samples),
+    }

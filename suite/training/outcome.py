@@ -1,0 +1,114 @@
+"""What a run leaves behind: its start, checkpoints, evaluations and the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from suite.checkpoint import checkpoint_path, delete_old_checkpoints, write_checkpoint
+from suite.errors import Diverged
+from suite.evaluation import evaluate
+from suite.evaluation.coco import Evaluation, modelzoo_line, write_results
+from suite.events import DIVERGENCE_REMEDY, Events
+from suite.files import file_sha256
+from suite.recipe import recipe_to_dict, write_recipe
+from suite.records import build_record, write_record
+from suite.runtime import postprocess_parameters, torch_detect
+from suite.training.job import Job, describe_conditions, describe_subject
+from suite.training.optim import Updater
+
+_KEEP_CHECKPOINTS = 3
+_EVALUATION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a job, and its folder."""
+
+    folder: Path
+    job: Job
+    updater: Updater
+    events: Events
+
+
+def write_start(run: Run) -> None:
+    """Write the resolved recipe and the manifest: what is about to be run, on what."""
+    job = run.job
+    write_recipe(job.recipe, run.folder / "recipe.yaml")
+    manifest = build_record(
+        "manifest",
+        metrics={},
+        subject=describe_subject(job),
+        conditions=describe_conditions(job),
+        notes=[f"training boxes {rule}: {n}" for rule, n in job.train_set.repairs.items()],
+    )
+    write_record(manifest, run.folder / "manifest.json")
+
+
+def save_checkpoint(run: Run) -> None:
+    """Write the state after the last step and let go of the oldest one.
+
+    Raises:
+        Diverged: a weight is not finite; nothing is written.
+    """
+    state = run.updater.state()
+    for name, tensor in state["weights"].items():
+        if not tensor.isfinite().all():
+            raise Diverged(
+                f"'{name}' is no longer finite after step {state['step']}, which is not saved; "
+                f"{DIVERGENCE_REMEDY}"
+            )
+    dataset = run.job.train_set
+    state["events"] = run.events.state()
+    state["recipe"] = recipe_to_dict(run.job.recipe)
+    state["class_names"] = list(dataset.class_names)
+    state["category_ids"] = list(dataset.category_ids)
+    state["data_digest"] = dataset.digest
+    checkpoints = run.folder / "checkpoints"
+    write_checkpoint(state, checkpoint_path(checkpoints, state["step"]))
+    delete_old_checkpoints(checkpoints, keep=_KEEP_CHECKPOINTS)
+
+
+def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
+    """Judge the weights as they are on the val split and keep the detections.
+
+    Args:
+        progress: called with the number of images done; may raise to end it.
+    """
+    job = run.job
+    detector = run.updater.inference_detector()
+    detect = torch_detect(detector, postprocess_parameters(job.recipe), job.device)
+
+    def advance(done: int) -> None:
+        run.events.evaluating(done, len(job.val_set.samples))
+        progress(done)
+
+    with run.events.paused():
+        evaluation, results = evaluate(
+            detect,
+            job.val_set,
+            image_hw=detector.image_hw,
+            batch_size=_EVALUATION_BATCH,
+            workers=job.recipe.data.workers,
+            progress=advance,
+        )
+        write_results(results, run.folder / "eval" / "coco_instances_results.json")
+    run.events.wrote("evaluated", ap=evaluation.ap, ap50=evaluation.ap50)
+    run.events.say(modelzoo_line(evaluation))
+    return evaluation
+
+
+def write_run_record(run: Run, evaluation: Evaluation | None) -> None:
+    """Write the record that completes a run."""
+    checkpoint = checkpoint_path(run.folder / "checkpoints", run.job.plan.num_steps)
+    subject = describe_subject(run.job) | {"checkpoint_sha256": file_sha256(checkpoint)}
+    conditions = describe_conditions(run.job) | {
+        "image_hw": list(run.updater.inference_detector().image_hw),
+        "scope": "global",
+        "window": "all log intervals but the first after each start, data loading included, "
+        "evaluation excluded",
+    }
+    metrics = run.events.totals() | ({} if evaluation is None else evaluation.numbers())
+    record = build_record("train", metrics=metrics, subject=subject, conditions=conditions)
+    write_record(record, run.folder / "record.json")

@@ -1,0 +1,75 @@
+"""Continuing a run: which state, and whether it is still the same run."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from suite.checkpoint import load_newest_checkpoint, recipe_of_checkpoint
+from suite.errors import InputError, UsageError
+from suite.events import Events
+from suite.recipe import differing_keys
+from suite.run_folder import open_run_folder
+from suite.training.job import Job
+from suite.training.optim import Updater
+
+# Where a run computes and reads, and what it writes when; no trained number depends on these.
+_MAY_DIFFER = {
+    "data.root",
+    "data.workers",
+    "device",
+    "devices",
+    "log_every_steps",
+    "checkpoint_every_epochs",
+    "eval_every_epochs",
+    "reference",
+}
+
+
+def load_state(folder: Path, job: Job) -> dict[str, Any]:
+    """Read the newest sound checkpoint of a run that is to go on with a job.
+
+    Raises:
+        InputError: it is no run folder, or has no sound checkpoint.
+        UsageError: the run is complete, was another one, or had other data.
+    """
+    state = load_newest_checkpoint(open_run_folder(folder) / "checkpoints")
+    if (folder / "record.json").exists():
+        raise UsageError(f"--resume {folder}: this run is complete, it has its record.json")
+    changes = _find_changes(state, job)
+    refused = [change for key, change in changes.items() if key not in _MAY_DIFFER]
+    if refused:
+        raise UsageError(
+            f"--resume {folder}: was trained by another recipe ({'; '.join(refused)}); "
+            f"pass the run's own: {folder / 'recipe.yaml'}"
+        )
+    if state["data_digest"] != job.train_set.digest:
+        raise UsageError(
+            f"--resume {folder}: the training annotations under {job.recipe.data.root} have changed"
+        )
+    return state
+
+
+def restore(state: dict[str, Any], *, updater: Updater, events: Events, job: Job) -> None:
+    """Put a loaded state in place and record the resumption, with what differs from before.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    try:
+        updater.restore(state)
+        events.restore(state["events"])
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            f"the checkpoint of step {state['step']} does not fit its own recipe; delete it"
+        ) from error
+    events.wrote("resumed", **_find_changes(state, job))
+
+
+def _find_changes(state: dict[str, Any], job: Job) -> dict[str, str]:
+    stored = recipe_of_checkpoint(state, source="the checkpoint")
+    return {
+        key: f"{key} {attrgetter(key)(stored)}, now {attrgetter(key)(job.recipe)}"
+        for key in differing_keys(stored, job.recipe)
+    }

@@ -1,0 +1,76 @@
+"""One small detector on disk, as a checkpoint and as a graph, for all tests that load a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from models.ssd_r34 import SSDResNet34
+from suite.checkpoint import build_recipe_detector, write_checkpoint
+from suite.deploy.export import export
+from suite.recipe import load_recipe, recipe_to_dict
+
+_OVERRIDES = {
+    "name": "small",
+    "detector.num_classes": "3",
+    "detector.width": "0.125",
+    "postprocess.max_detections": "200",
+    "postprocess.pre_topk": "300",
+}
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of width 0.125 and 3 classes that finds hundreds of things in any noise."""
+    recipe = load_recipe("ssd_r34_demo", _OVERRIDES)
+    torch.manual_seed(0)
+    detector = build_recipe_detector(recipe)
+    assert isinstance(detector, SSDResNet34)
+    for head in detector.class_heads:
+        assert isinstance(head, torch.nn.Conv2d) and head.bias is not None
+        torch.nn.init.normal_(head.weight, std=0.2)
+        head.bias.data.view(-1, 4)[:, 0] = 4  # background, as after training
+    path = tmp_path_factory.mktemp("small") / "small.pth"
+    state = {
+        "step": 7,
+        "weights": detector.state_dict(),
+        "ema": None,
+        "optimizer": {},
+        "scaler": {},
+        "events": {},
+        "recipe": recipe_to_dict(recipe),
+        "class_names": ["square", "circle", "ring"],
+        "category_ids": [3, 5, 9],
+        "data_digest": "0" * 64,
+    }
+    write_checkpoint(state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_graph(small_checkpoint: Path) -> Path:
+    """The same detector as a graph, with its sidecar beside it."""
+    return export(small_checkpoint)[0]
+
+
+@pytest.fixture(scope="session")
+def small_raw_graph(small_checkpoint: Path) -> Path:
+    """The same detector as a graph of raw heads."""
+    return export(small_checkpoint, output=small_checkpoint.with_name("raw.onnx"), nms="none")[0]
+
+
+@pytest.fixture(scope="session")
+def small_photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two smooth random images, neither of them square."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(3)
+    paths = []
+    for number, size in enumerate([(400, 200), (120, 330)]):
+        coarse = torch.randint(256, (6, 6, 3), generator=generator, dtype=torch.uint8)
+        path = folder / f"{number}.png"
+        Image.fromarray(coarse.numpy()).resize(size, Image.Resampling.BICUBIC).save(path)
+        paths.append(path)
+    return paths

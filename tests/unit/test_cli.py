@@ -1,0 +1,175 @@
+"""The command line: help, exit codes, errors as one sentence, what is imported when."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from suite.cli import cli
+
+Run = Callable[..., Any]
+
+
+def _commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path]
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            found += _commands(command.commands[name], (*path, name))
+    return found
+
+
+def test_help_texts(run_suite: Run, golden: Callable[[str, str], None]) -> None:
+    pages = [run_suite(*path, "--help") for path in _commands(cli)]
+    assert all(page.code == 0 for page in pages)
+    golden("help.txt", "\n".join(page.stdout for page in pages))
+
+
+def test_every_verb_of_the_road_is_there() -> None:
+    assert set(cli.commands) == {
+        "train", "eval", "export", "verify", "predict", "bench", "data", "recipes", "report",
+        "doctor", "demo", "completion",
+    }  # fmt: skip
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = "import sys, suite.cli; print(sorted({'torch', 'numpy', 'onnx', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "suite", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("suite, version ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(run_suite: Run, shell: str) -> None:
+    done = run_suite("completion", shell)
+    assert done.code == 0
+    assert "_SUITE_COMPLETE" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["trian"], 2, "No such command"),
+        (["train", "ssd_r34_8x"], 2, "ssd_r34_8p"),
+        (["train", "ssd_r34_demo", "--set", "schedule.epoch=2"], 2, "schedule.epochs"),
+        (["train", "ssd_r34_demo", "--device", "cpu", "--data", "nowhere"], 1, "nowhere"),
+        (["train", "ssd_r34_8p", "--device", "cpu", "--devices", "8"], 2, "--devices 1"),
+        (["eval"], 2, "--results"),
+        (["eval", "absent.pth"], 1, "absent.pth"),
+        (["eval", "absent.onnx", "--recipe", "ssd_r34_demo"], 1, "absent.onnx"),
+        (["export", "absent.pth"], 1, "absent.pth"),
+        (["predict", "absent.pth", "nothing*.jpg"], 2, "nothing*.jpg"),
+        (["recipes", "show", "ssd_r34_bccd", "--lr-at", "3"], 2, "--dataset-size"),
+        (["report", "--compare", "everything"], 2, "reference"),
+        (["doctor", "--device", "npu"], 4, "npu-detection-suite[npu]"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(
+    run_suite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_suite(*arguments)
+    assert (done.code, words in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_npu_training_without_torch_npu_names_the_remedy(run_suite: Run) -> None:
+    done = run_suite("train", "ssd_r34_1p")
+    assert done.code == 4
+    assert 'pip install "npu-detection-suite[npu]"' in done.stderr
+
+
+class _Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("verb", ["export", "eval", "predict"])
+def test_a_pickle_payload_never_runs(run_suite: Run, tmp_path: Path, verb: str) -> None:
+    hostile, proof = tmp_path / "hostile.pth", tmp_path / "ran"
+    hostile.write_bytes(pickle.dumps(_Payload(proof)))
+    image = tmp_path / "x.jpg"
+    image.write_bytes(b"")
+    done = run_suite(verb, str(hostile), *([str(image)] if verb == "predict" else []))
+    assert done.code == 1
+    assert not proof.exists()
+
+
+def test_published_learning_rate(run_suite: Run) -> None:
+    assert run_suite("recipes", "show", "ssd_r34_8p", "--lr-at", "3099").stdout == "0.02377195\n"
+
+
+def test_recipes_verbs(run_suite: Run, tmp_path: Path) -> None:
+    names = [row["name"] for row in json.loads(run_suite("recipes", "list", "--json").stdout)["recipes"]]
+    assert {"ssd_r34_8p", "ssd_r34_1p", "ssd_r34_bccd", "ssd_r34_demo"} <= set(names)
+    target = tmp_path / "mine.yaml"
+    assert run_suite("recipes", "copy", "ssd_r34_8p", str(target)).code == 0
+    assert run_suite("recipes", "copy", "ssd_r34_8p", str(target)).code == 2
+    assert run_suite("recipes", "validate", str(target)).code == 0
+    difference = run_suite("recipes", "diff", "ssd_r34_8p", "ssd_r34_1p").stdout
+    assert "global_batch" in difference
+    target.write_text(target.read_text().replace("num_classes", "num_clases"))
+    wrong = run_suite("recipes", "validate", str(target))
+    assert (wrong.code, "did you mean 'num_classes'" in wrong.stderr) == (2, True)
+
+
+def test_report_without_records_prints_the_reference(
+    run_suite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_suite("report", "--compare", "reference")
+    assert done.code == 0
+    assert "4474.27" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_doctor(run_suite: Run) -> None:
+    done = run_suite("doctor", "--device", "cpu", "--json")
+    assert done.code == 0
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["torch"]["status"] in {"ok", "warning"}
+
+
+def test_saved_results_are_judged(run_suite: Run, tmp_path: Path) -> None:
+    truth = {
+        "images": [{"id": 7, "width": 50, "height": 40, "file_name": "a.jpg"}],
+        "categories": [{"id": 3, "name": "cell"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+        ],
+    }
+    found = [{"image_id": 7, "category_id": 3, "bbox": [5, 5, 20, 20], "score": 0.9}]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    done = run_suite(
+        "eval", "--results", tmp_path / "found.json", "--annotations", tmp_path / "truth.json", "--json"
+    )
+    answer = json.loads(done.stdout)
+    assert (answer["schema"], answer["ap"], answer["ar1"]) == ("suite.eval/1", 1.0, 1.0)
+
+
+def test_published_evaluation(run_suite: Run, shared: Path) -> None:
+    folder = shared / "data" / "eval_golden"
+    done = run_suite(
+        "eval", "--results", folder / "instances_val2014_fakebbox100_results.json",
+        "--annotations", folder / "instances_val2014_100.json", "--json",
+    )  # fmt: skip
+    answer = json.loads(done.stdout)
+    assert [round(answer[name], 3) for name in ("ap", "ap50", "ap75")] == [0.505, 0.697, 0.573]

@@ -1,0 +1,270 @@
+"""PyTorch, ONNX Runtime and nothing answer alike: one type, boxes in pixels of the original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from models.structures import Detections, Images
+from suite.checkpoint import load_detector
+from suite.data.images import read_image
+from suite.data.transforms import normalisation_affine, resize_image
+from suite.device import Device, build_device
+from suite.errors import InputError, MissingEnvironment
+from suite.files import file_sha256
+from suite.runtime import load_detect, null_detect
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+@pytest.fixture(scope="module")
+def cpu() -> Device:
+    return build_device("cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def images(small_photos: list[Path]) -> Images:
+    """The two photos, of 200 x 400 and 330 x 120 (height x width)."""
+    pixels = [read_image(path) for path in small_photos]
+    return Images(
+        torch.stack([resize_image(image, (300, 300)) for image in pixels]),
+        torch.from_numpy(normalisation_affine()).expand(2, -1, -1),
+        torch.tensor([image.shape[:2] for image in pixels]),
+    )
+
+
+@pytest.fixture
+def changed(small_graph: Path, tmp_path: Path) -> Callable[[Change], Path]:
+    """Write a changed copy of the small graph and return its path."""
+
+    def write(change: Change) -> Path:
+        model = onnx.load(small_graph)
+        change(model)
+        path = tmp_path / "changed.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return write
+
+
+def set_metadata(model: onnx.ModelProto, **values: object) -> None:
+    for entry in model.metadata_props:
+        if entry.key in values:
+            entry.value = json.dumps(values[entry.key])
+
+
+def as_rows(found: Detections) -> set[tuple[int, ...]]:
+    """Return detections as label and box in whole pixels, which rounding hardly ever moves."""
+    boxes = found.boxes_xyxy.round().int().tolist()
+    return {(label, *box) for label, box in zip(found.labels.tolist(), boxes, strict=True)}
+
+
+def test_checkpoint_and_graph_answer_alike(
+    small_checkpoint: Path, small_graph: Path, cpu: Device, images: Images
+) -> None:
+    ours = load_detect(small_checkpoint, device=cpu)
+    theirs = load_detect(small_graph, device=cpu)
+    assert ours.image_hw == theirs.image_hw == (300, 300)
+    assert ours.class_names == theirs.class_names == ("square", "circle", "ring")
+    assert ours.category_ids == theirs.category_ids == (3, 5, 9)
+    for one, other in zip(ours.detect(images), theirs.detect(images), strict=True):
+        assert len(one.scores) > 20
+        assert len(as_rows(one) & as_rows(other)) > 0.9 * len(one.scores)
+        for found in (one, other):
+            assert found.boxes_xyxy.dtype == found.scores.dtype == torch.float32
+            assert found.labels.dtype == torch.int64
+            assert found.boxes_xyxy.shape == (len(found.scores), 4)
+            assert (found.scores.diff() <= 0).all() and found.scores.min() > 0.05
+            assert found.labels.min() >= 0 and found.labels.max() <= 2
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".onnx"])
+def test_boxes_are_in_pixels_of_the_original(
+    small_checkpoint: Path, small_graph: Path, cpu: Device, images: Images, suffix: str
+) -> None:
+    path = {".pth": small_checkpoint, ".onnx": small_graph}[suffix]
+    detect = load_detect(path, device=cpu).detect
+    square = Images(images.pixels, images.affine, torch.full((2, 2), 300))
+    for found, plain, (height, width) in zip(
+        detect(images), detect(square), images.original_hw.tolist(), strict=True
+    ):
+        factors = torch.tensor([width, height, width, height]) / 300
+        torch.testing.assert_close(found.boxes_xyxy, plain.boxes_xyxy * factors)
+        assert found.boxes_xyxy[:, 2].max() <= width + 1e-3
+        assert found.boxes_xyxy[:, 3].max() <= height + 1e-3
+
+
+def test_nothing_detects_nothing_in_the_same_form(images: Images) -> None:
+    found = null_detect(images)
+    assert len(found) == 2
+    assert found[0].boxes_xyxy.shape == (0, 4)
+    assert found[0].scores.shape == found[0].labels.shape == (0,)
+
+
+def test_records_say_what_was_loaded(
+    small_checkpoint: Path, small_graph: Path, cpu: Device
+) -> None:
+    recipe = load_detector(small_checkpoint).recipe
+    ours = load_detect(small_checkpoint, device=cpu)
+    theirs = load_detect(small_graph, device=cpu)
+    assert ours.subject["detector"] == "ssd_r34"
+    assert ours.subject["width"] == 0.125
+    assert ours.subject["dataset"] == recipe.data.name
+    assert ours.subject["recipe"] == "small"
+    assert ours.subject["checkpoint_sha256"] == file_sha256(small_checkpoint)
+    assert theirs.subject == {**ours.subject, "graph_sha256": file_sha256(small_graph)}
+    assert ours.runtime == "torch cpu"
+    assert theirs.runtime == "onnxruntime CPUExecutionProvider"
+
+
+def test_a_graph_is_fed_as_its_own_metadata_says(
+    changed: Callable[[Change], Path], small_graph: Path, cpu: Device, images: Images
+) -> None:
+    """Zero mean, unit deviation and no scale: what arrives is the bytes themselves."""
+
+    def feed_bytes(model: onnx.ModelProto) -> None:
+        (entry,) = [e for e in model.metadata_props if e.key == "input"]
+        fed = json.loads(entry.value) | {"scale": 1.0, "mean": [0, 0, 0], "std": [1, 1, 1]}
+        set_metadata(model, input=fed)
+
+    (first, _) = load_detect(changed(feed_bytes), device=cpu).detect(images)
+    session = onnxruntime.InferenceSession(small_graph.read_bytes())
+    (scores,) = session.run(["scores"], {"images": images.pixels.float().numpy()})
+    np.testing.assert_allclose(first.scores, scores[0, : len(first.scores)], atol=1e-4)
+    assert not scores[0, len(first.scores) :].any()
+
+
+def test_raw_heads_do_not_detect(small_raw_graph: Path, cpu: Device) -> None:
+    with pytest.raises(InputError, match=r"raw.onnx: holds raw heads .* --nms op"):
+        load_detect(small_raw_graph, device=cpu)
+
+
+def test_labels_that_are_no_class_are_refused(
+    changed: Callable[[Change], Path], cpu: Device, images: Images
+) -> None:
+    path = changed(
+        lambda model: set_metadata(model, num_classes=1, class_names=["square"], category_ids=[3])
+    )
+    detect = load_detect(path, device=cpu).detect
+    with pytest.raises(InputError, match="labels outside of its 1 classes"):
+        detect(images)
+
+
+def test_counts_beyond_the_rows_are_refused(
+    changed: Callable[[Change], Path], cpu: Device, images: Images
+) -> None:
+    def negate(model: onnx.ModelProto) -> None:
+        (node,) = [n for n in model.graph.node if "num_dets" in n.output]
+        node.output[0] = "count"
+        model.graph.node.append(onnx.helper.make_node("Neg", ["count"], ["num_dets"]))
+
+    detect = load_detect(changed(negate), device=cpu).detect
+    with pytest.raises(InputError, match="a count of detections beyond its rows"):
+        detect(images)
+
+
+def test_an_answer_of_another_shape_than_promised_is_refused(
+    changed: Callable[[Change], Path], cpu: Device, images: Images
+) -> None:
+    def compress(model: onnx.ModelProto) -> None:
+        (node,) = [n for n in model.graph.node if "labels" in n.output]
+        node.output[0] = "all_labels"
+        first = onnx.numpy_helper.from_array(np.ones(50, dtype=bool), "first")
+        model.graph.initializer.append(first)
+        inputs = ["all_labels", "first"]
+        model.graph.node.append(onnx.helper.make_node("Compress", inputs, ["labels"], axis=1))
+
+    detect = load_detect(changed(compress), device=cpu).detect
+    with pytest.raises(InputError, match=r"changed.onnx: answers with 'labels' of shape \[2, 50\]"):
+        detect(images)
+
+
+def test_a_graph_that_onnxruntime_refuses_is_named(
+    changed: Callable[[Change], Path], cpu: Device, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def misspell(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "Convolution"
+
+    with pytest.raises(InputError, match=r"changed.onnx: ONNX Runtime refuses it \(.*Convolution"):
+        load_detect(changed(misspell), device=cpu)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_graph_that_fails_when_it_runs_is_named(
+    changed: Callable[[Change], Path], cpu: Device, images: Images
+) -> None:
+    def misshape(model: onnx.ModelProto) -> None:
+        del model.graph.value_info[:]
+        (node,) = [n for n in model.graph.node if "candidate_scores" in n.output]
+        huge = onnx.numpy_helper.from_array(np.array([10**6], dtype=np.int64), "huge")
+        model.graph.initializer.append(huge)
+        node.input[1] = "huge"
+
+    with pytest.raises(
+        InputError, match=r"changed.onnx: (fails when it runs|ONNX Runtime refuses)"
+    ):
+        load_detect(changed(misshape), device=cpu).detect(images)
+
+
+def test_the_provider_of_another_device_is_not_replaced(small_graph: Path) -> None:
+    cuda = Device("cuda", torch.device("cpu"), "fp32")
+    with pytest.raises(MissingEnvironment, match=r"no CUDAExecutionProvider .* --device cpu"):
+        load_detect(small_graph, device=cuda)
+
+
+def test_a_provider_that_falls_back_is_noticed(
+    small_graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "get_available_providers",
+        lambda: ["CANNExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda content, options, providers, enable_fallback: session(content, options),
+    )
+    npu = Device("npu", torch.device("cpu"), "fp32")
+    with pytest.raises(MissingEnvironment, match=r"asked for CANN.* fell back to CPU"):
+        load_detect(small_graph, device=npu)
+
+
+@given(
+    places=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=4),
+    byte=st.integers(0, 255),
+    cut=st.booleans(),
+)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_bytes_changed_anywhere_end_in_an_answer_or_one_sentence(
+    small_graph: Path,
+    tmp_path: Path,
+    cpu: Device,
+    images: Images,
+    places: list[float],
+    byte: int,
+    cut: bool,
+) -> None:
+    content = bytearray(small_graph.read_bytes())
+    # Nodes come first, then weights, then metadata; half of the changes go to the 40 kB of nodes.
+    spans = [len(content) if place > 0.5 else 40_000 for place in places]
+    for place, span in zip(places, spans, strict=True):
+        content[int(place * span)] = byte
+    path = tmp_path / "mutated.onnx"
+    path.write_bytes(content[: int(places[0] * len(content))] if cut else content)
+    try:
+        load_detect(path, device=cpu, threads=1).detect(images)
+    except InputError as error:
+        assert "\n" not in str(error)
