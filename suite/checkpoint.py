@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from models import Detector, build_detector
 from suite.errors import InputError, SuiteError, UsageError
@@ -63,13 +64,15 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     """
     try:
         with replacing(path) as temporary:
-            torch.save({"schema": SCHEMA, **state}, temporary)
+            with temporary.open("wb") as file:  # by name, torch stores the temporary name inside
+                torch.save({"schema": SCHEMA, **state}, file)
             # Before the rename: a checkpoint that is there always has its digest.
             write_text(_digest_path(path), f"{file_sha256(temporary)}  {path.name}\n")
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
+    except (OSError, RuntimeError) as error:  # torch gives the latter, and no reason
+        reason = error.strerror if isinstance(error, OSError) else "no space left, or a limit"
         raise SuiteError(
-            f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]}); "
-            "free space there and go on with --resume"
+            f"{path}: the checkpoint cannot be written ({reason}); "
+            "make room and go on with --resume"
         ) from error
 
 
@@ -100,14 +103,10 @@ def load_detector(path: Path) -> TrainedDetector:
     """
     state = load_checkpoint(path)
     recipe = recipe_of_checkpoint(state, source=str(path))
+    weights = state["ema"] or state["weights"]
+    _require_fit(weights, recipe, path)
     detector = build_recipe_detector(recipe)
-    try:
-        detector.load_state_dict(dict(state["ema"] or state["weights"]))
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: the weights do not fit '{recipe.detector.name}' with "
-            f"{recipe.detector.num_classes} classes as its recipe says"
-        ) from error
+    detector.load_state_dict(dict(weights))
     names, ids = tuple(state["class_names"]), tuple(state["category_ids"])
     if not len(names) == len(ids) == recipe.detector.num_classes:
         raise InputError(
@@ -167,6 +166,25 @@ def delete_old_checkpoints(folder: Path, *, keep: int) -> None:
         _digest_path(path).unlink(missing_ok=True)
     for path in folder.glob(".*.pth"):
         path.unlink()
+
+
+def _require_fit(weights: dict[str, Tensor], recipe: Recipe, path: Path) -> None:
+    """Compare with a detector that has no memory: the recipe of a hostile file may ask for any."""
+    try:
+        with torch.device("meta"):
+            wanted = build_recipe_detector(recipe).state_dict()
+        fits = _shapes(weights) == _shapes(wanted)
+    except (RuntimeError, OverflowError, TypeError):  # a shape beyond 64 bits
+        fits = False
+    if not fits:
+        raise InputError(
+            f"{path}: the weights do not fit '{recipe.detector.name}' with "
+            f"{recipe.detector.num_classes} classes as its recipe says"
+        )
+
+
+def _shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def _digest_path(path: Path) -> Path:

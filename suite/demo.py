@@ -24,7 +24,7 @@ from suite.predict import predict
 from suite.recipe import load_recipe
 from suite.records import write_record
 from suite.report import report
-from suite.run_folder import create_run_folder
+from suite.run_folder import new_record_path
 from suite.shipped import shipped_folder
 from suite.training import train
 
@@ -73,7 +73,7 @@ def demo(folder: Path, *, say: Callable[[str], None] = click.echo) -> Path:
         record = bench_infer(
             model, InferenceRequest(images=photos, device="cpu", runs=20, warmup=3)
         )
-        write_record(record, create_run_folder(runs, f"bench-{model.suffix[1:]}") / "record.json")
+        write_record(record, new_record_path(runs, f"bench-{model.suffix[1:]}"))
     predictions = predict(graph, [str(path) for path in photos], output=runs, device="cpu")
     say(f"    drawn in {predictions.folder}")
     say("6/6 report")

@@ -56,6 +56,11 @@ class Device:
         """
         return torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16")
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout convolutions are fastest in; torch_npu refuses channels_last."""
+        return torch.contiguous_format if self.kind == "npu" else torch.channels_last
+
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given."""
         self._module().synchronize()

@@ -273,10 +273,10 @@ class Progress:
             self._bar.__exit__(None, None, None)
 
     def _estimate(self, now: float) -> str:
-        speed = (self._done - self._start_done) / (now - self._start)
-        if speed <= 0:
+        advanced = self._done - self._start_done
+        if advanced <= 0:
             return "?"
-        seconds = int((self._total - self._done) / speed)
+        seconds = int((self._total - self._done) * (now - self._start) / advanced)
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 

@@ -23,6 +23,11 @@ def create_run_folder(output: Path, name: str) -> Path:
         ) from error
 
 
+def new_record_path(output: Path, name: str) -> Path:
+    """Create the next free `output/<name>-<n>` and return where its record goes."""
+    return create_run_folder(output, name) / "record.json"
+
+
 def open_run_folder(folder: Path) -> Path:
     """Return an existing run folder.
 

@@ -23,7 +23,7 @@ from models.postprocess import PostprocessParameters
 from models.structures import Detections, Images
 from suite.checkpoint import TrainedDetector, load_detector
 from suite.device import Device
-from suite.errors import InputError
+from suite.errors import InputError, UsageError
 from suite.graph_file import INPUT_NAME, OUTPUT_NAMES, GraphFile, check_answer, load_graph
 from suite.graph_metadata import GraphInput
 from suite.graph_session import PROVIDERS, open_graph
@@ -52,23 +52,33 @@ class LoadedDetect:
     subject: dict[str, Any]
 
 
-def load_detect(path: Path, *, device: Device, threads: int | None = None) -> LoadedDetect:
+def load_detect(
+    path: Path, *, device: Device, threads: int | None = None, as_published: bool = False
+) -> LoadedDetect:
     """Load a checkpoint (.pth) or a graph (.onnx) as a `Detect`.
 
     Args:
         path: the file.
         device: where it runs.
         threads: CPU threads of ONNX Runtime within one operator; None lets it choose.
+        as_published: postprocess exactly as the published code does; for checkpoints only.
 
     Raises:
         InputError: the file is missing, damaged, or not ours.
         MissingEnvironment: the execution provider that the device needs is not there.
     """
     if path.suffix == ".onnx":
+        if as_published:
+            raise UsageError(f"{path}: a graph has its postprocess inside; evaluate the checkpoint")
         return _load_graph_detect(path, device, threads)
     trained = load_detector(path)
     return LoadedDetect(
-        torch_detect(trained.detector, postprocess_parameters(trained.recipe), device),
+        torch_detect(
+            trained.detector,
+            postprocess_parameters(trained.recipe),
+            device,
+            as_published=as_published,
+        ),
         image_hw=trained.detector.image_hw,
         class_names=trained.class_names,
         category_ids=trained.category_ids,
@@ -102,12 +112,22 @@ def postprocess_parameters(recipe: Recipe) -> PostprocessParameters:
     return PostprocessParameters(**dataclasses.asdict(recipe.postprocess))
 
 
-def torch_detect(detector: Detector, parameters: PostprocessParameters, device: Device) -> Detect:
-    """Wrap a detector; it is moved to the device and put into eval mode."""
-    # Convolutions are faster with channels last; torch_npu refuses that layout.
-    layout = torch.contiguous_format if device.kind == "npu" else torch.channels_last
+def torch_detect(
+    detector: Detector,
+    parameters: PostprocessParameters,
+    device: Device,
+    *,
+    as_published: bool = False,
+) -> Detect:
+    """Wrap a detector; it is moved to the device and put into eval mode.
+
+    Args:
+        as_published: postprocess exactly as the published code does, not as the graph will.
+    """
+    layout = device.memory_format
     # torch's annotations leave memory_format out of Module.to.
     detector.to(device.torch_device, memory_format=layout).eval()  # type: ignore[call-overload]
+    interpret = detector.detect_as_published if as_published else detector.detect
 
     @torch.inference_mode()
     def detect(images: Images) -> list[Detections]:
@@ -115,7 +135,7 @@ def torch_detect(detector: Detector, parameters: PostprocessParameters, device: 
         pixels = images.normalised().contiguous(memory_format=layout)
         with device.autocast():
             outputs = detector(pixels)
-        return unpad(detector.detect(outputs, parameters), images, detector.image_hw)
+        return unpad(interpret(outputs, parameters), images, detector.image_hw)
 
     return detect
 

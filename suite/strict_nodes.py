@@ -21,7 +21,7 @@ MAX_DEPTH = 20
 MAX_EVENTS = 10_000
 
 
-class Mistake(Exception):  # noqa: N818 - reported together with others, never shown as it is
+class Mistake(Exception):
     """One value is wrong; the reader that knows its place adds it to the report."""
 
 
@@ -97,7 +97,7 @@ def suggest(text: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-class _TooLarge(Exception):  # noqa: N818 - becomes one message of many
+class _TooLarge(Exception):
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
         self.line = line

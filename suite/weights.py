@@ -16,6 +16,7 @@ import shutil
 import struct
 import sys
 import urllib.request
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,10 @@ def load_plain(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             _require_stored(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # About pickles by others; those that hold more than plain data are refused below.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (*_LOAD_ERRORS, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: not a file of tensors and plain data, or cut short; it was not loaded"

@@ -13,9 +13,16 @@ import numpy as np
 from suite.bench.timing import summarise_ms
 from suite.data.loading import Batch
 from suite.device import Device
-from suite.recipe import Recipe, recipe_digest
+from suite.errors import UsageError
+from suite.recipe import Recipe
 from suite.records import Record, build_record
-from suite.training import Job, build_trainee, open_batches, prepare_job
+from suite.training.job import (
+    build_trainee,
+    describe_conditions,
+    describe_subject,
+    open_batches,
+    prepare_job,
+)
 from suite.training.loop import Learner
 from suite.training.optim import Updater
 
@@ -40,14 +47,17 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
         SuiteError: as `train`.
     """
     job = prepare_job(recipe)
+    if job.plan.num_steps <= warmup + steps:
+        raise UsageError(
+            f"recipe {recipe.name}: its run has {job.plan.num_steps} steps, fewer than "
+            f"--warmup {warmup} and --steps {steps} need"
+        )
     detector, learner, updater = build_trainee(job)
     job.device.reset_peak_memory()
     batches = open_batches(job, detector, first_step=0)
     whole = _time_steps(batches, job.device, learner, updater, counts=(warmup, steps))
-    resident = next_batch = None
     with closing(open_batches(job, detector, first_step=0)) as stream:
-        next_batch = next(stream)
-    resident = next_batch.to(job.device.torch_device)
+        resident = next(stream).to(job.device.torch_device)
     model = _time_steps(_repeat(resident), job.device, learner, updater, counts=(warmup, steps))
     metrics: dict[str, Any] = {
         "images_per_second": whole.images_per_second(recipe.global_batch),
@@ -58,11 +68,9 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
     return build_record(
         "bench-train",
         metrics=metrics,
-        subject=_subject(job),
+        subject=describe_subject(job),
         conditions={
-            **job.device.describe(),
-            "devices": recipe.devices,
-            "global_batch": recipe.global_batch,
+            **describe_conditions(job),
             "image_hw": list(detector.image_hw),
             "n": steps,
             "warmup": warmup,
@@ -70,17 +78,6 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
             "window": f"{steps} steps after {warmup}, data loading included",
         },
     )
-
-
-def _subject(job: Job) -> dict[str, Any]:
-    return {
-        "detector": job.recipe.detector.name,
-        "width": job.recipe.detector.width,
-        "dataset": job.recipe.data.name,
-        "recipe": job.recipe.name,
-        "recipe_digest": recipe_digest(job.recipe),
-        "reference": list(job.recipe.reference),
-    }
 
 
 def _repeat(batch: Batch) -> Generator[Batch]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +45,15 @@ def load_recipe_with(
 def print_json(schema: str, **content: Any) -> None:
     """Print one JSON document with its schema."""
     click.echo(json.dumps({"schema": schema, **content}, indent=2))
+
+
+@contextmanager
+def progress_of(total: int, label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress; yields the function to call with the work done and the total."""
+    from suite.events import Progress
+
+    progress = Progress(total, label=label)
+    try:
+        yield lambda done, _: progress.update(done)
+    finally:
+        progress.close()

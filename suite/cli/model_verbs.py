@@ -55,6 +55,8 @@ def train(
     "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images a call."
 )
 @click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--as-published", is_flag=True,
+              help="Postprocess exactly as the published code does, not as the graph.")  # fmt: skip
 @click.option("--results", type=FILE, help="Judge saved COCO results instead of a model.")
 @click.option("--annotations", type=FILE, help="Ground truth of --results.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON document.")
@@ -65,6 +67,7 @@ def eval_(
     device: str,
     batch: int,
     output: Path,
+    as_published: bool,
     results: Path | None,
     annotations: Path | None,
     as_json: bool,
@@ -84,6 +87,7 @@ def eval_(
             data=data,
             device=device,
             batch=batch,
+            as_published=as_published,
             output=output,
         )
         evaluation, folder = evaluate_model(model, request)
@@ -149,20 +153,26 @@ def verify(
     model: Path, checkpoint: Path, images: Sequence[str], output: Path, as_json: bool
 ) -> None:
     """Prove that MODEL (.onnx) computes what a checkpoint computes; exit 3 if not."""
+    from suite.deploy.verify import build_verify_record
     from suite.deploy.verify import verify as verify_graph
     from suite.predict import find_images
+    from suite.records import write_record
+    from suite.run_folder import new_record_path
 
-    parity, problems = verify_graph(model, checkpoint, images=find_images(images), output=output)
+    parity = verify_graph(model, checkpoint, images=find_images(images))
+    write_record(
+        build_verify_record(model, parity), new_record_path(output, f"verify-{model.stem}")
+    )
     _show_parity(model, parity, as_json)
-    if problems:
-        raise CheckFailed(f"{model}: not the checkpoint {checkpoint}: {'; '.join(problems)}")
+    if parity.failures():
+        raise CheckFailed(f"{model}: not {checkpoint}: {'; '.join(parity.failures())}")
 
 
 def _show_parity(graph: Path, parity: Any, as_json: bool) -> None:
     if as_json:
         print_json("suite.verify/1", graph=str(graph), parity=parity.as_dict())
         return
-    from suite.deploy.verify import format_parity
+    from suite.deploy.parity import format_parity
 
     click.echo(format_parity(parity))
     click.echo(str(graph))
@@ -245,9 +255,9 @@ def bench_train(
 
 def _keep_record(record: dict[str, Any], output: Path, name: str, as_json: bool) -> None:
     from suite.records import format_metrics, write_record
-    from suite.run_folder import create_run_folder
+    from suite.run_folder import new_record_path
 
-    path = create_run_folder(output, name) / "record.json"
+    path = new_record_path(output, name)
     write_record(record, path)
     if as_json:
         click.echo(path.read_text(encoding="utf-8"), nl=False)

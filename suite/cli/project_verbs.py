@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import click
 
-from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, recipe_flags
+from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, progress_of, recipe_flags
 from suite.errors import CheckFailed
 
 _PROGRAM = "suite"
@@ -28,17 +28,9 @@ def data() -> None:
 def data_synth(folder: Path, num_train: int, num_val: int, seed: int) -> None:
     """Write a generated COCO-format set to FOLDER: the same seed gives the same bytes."""
     from suite.data.synthetic import write_synthetic
-    from suite.events import Progress
 
-    progress = Progress(num_train + num_val, label="generate")
-    write_synthetic(
-        folder,
-        num_train=num_train,
-        num_val=num_val,
-        seed=seed,
-        progress=lambda done, _: progress.update(done),
-    )
-    progress.close()
+    with progress_of(num_train + num_val, "generate") as update:
+        write_synthetic(folder, num_train=num_train, num_val=num_val, seed=seed, progress=update)
     click.echo(str(folder))
 
 
@@ -51,18 +43,13 @@ def data_check(recipe: str, no_decode: bool, as_json: bool, **where: Any) -> Non
     """Check both splits of RECIPE's data; exit 3 when something is an error."""
     from suite.data import load_split
     from suite.data.check import check_dataset, check_splits, format_findings
-    from suite.events import Progress
 
     section = load_recipe_with(recipe, **where).data
     train, val = load_split(section, "train"), load_split(section, "val")
-    findings = []
+    findings = check_splits(train, val)
     for label, split in (("train", train), ("val", val)):
-        progress = Progress(len(split.samples), label=label)
-        findings += check_dataset(
-            split, decode=not no_decode, progress=lambda done, _, bar=progress: bar.update(done)
-        )
-        progress.close()
-    findings += check_splits(train, val)
+        with progress_of(len(split.samples), label) as update:
+            findings += check_dataset(split, decode=not no_decode, progress=update)
     if as_json:
         print_json("suite.data-check/1", findings=[asdict(finding) for finding in findings])
     else:

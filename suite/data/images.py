@@ -37,7 +37,8 @@ MAX_PIXELS: Final = 178_956_970  # where Pillow itself stops by default; 0.5 GB 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 # How files of these formats are called; what a folder of images is searched for.
 IMAGE_SUFFIXES: Final = frozenset(
-    ".jpg .jpeg .mpo .png .webp .avif .gif .bmp .tif .tiff .ppm .pgm .jp2".split()
+    f".{name}"
+    for name in ("jpg", "jpeg", "mpo", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "ppm")
 )
 
 # What Pillow's decoders raise on damaged bytes; they share no base class.

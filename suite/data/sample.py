@@ -1,6 +1,7 @@
 """The one form that every annotation format is read into.
 
-Boxes are `_xyxy` in pixels of the image as it is seen (EXIF orientation applied), x1 and y1 exclusive.
+Boxes are `_xyxy` in pixels of the image as it is seen (EXIF orientation applied), x1 and y1
+exclusive.
 Shape letter: M boxes of one image.
 """
 
@@ -38,15 +39,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A split: its samples, the one map between labels and category ids, and the referee's ground truth.
+    """A split: its samples, the one map of labels to category ids, the referee's ground truth.
 
     Attributes:
         samples: in the order of the annotation file, images without boxes included.
         category_ids: label -> the dataset's own category id.
         class_names: label -> name.
-        digest: sha256 (hex) over the annotation content; says which data a number was measured on.
-        coco: the ground truth as a COCO dictionary (images, annotations, categories), original boxes
-            and ids untouched; what pycocotools evaluates against.
+        digest: sha256 (hex) over the annotation content; which data a number was measured on.
+        coco: the ground truth as a COCO dictionary (images, annotations, categories), original
+            boxes and ids untouched; what pycocotools evaluates against.
         repairs: how often each stated rule changed or dropped a box, by rule name.
     """
 

@@ -15,7 +15,8 @@ from suite.deploy.stages import compare_stages
 from suite.errors import CheckFailed
 from suite.graph_file import GraphFile, load_graph
 from suite.graph_metadata import GraphMetadata
-from suite.runtime import postprocess_parameters
+from suite.records import Record, build_record
+from suite.runtime import graph_subject, postprocess_parameters
 from suite.strict_yaml import list_keys
 
 # Where these differ, the two have no arrays of one shape to compare.
@@ -51,6 +52,18 @@ def verify(model: Path, checkpoint: Path, *, images: Sequence[Path] = ()) -> Par
         )
     parity = measure_parity(graph, trained, images=images, source=str(model))
     return replace(parity, metadata=tuple(differing))
+
+
+def build_verify_record(model: Path, parity: Parity) -> Record:
+    """Return the record of a verification."""
+    figures = parity.as_dict()
+    differing = figures.pop("metadata")
+    return build_record(
+        "verify",
+        metrics=figures,
+        subject=graph_subject(load_graph(model)),
+        conditions={"kind": "cpu", "differing_metadata": differing, "failures": parity.failures()},
+    )
 
 
 def list_differences(graph: GraphMetadata, checkpoint: GraphMetadata) -> list[str]:

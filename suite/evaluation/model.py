@@ -31,6 +31,7 @@ class EvaluationRequest:
         device: cpu, cuda, npu or auto.
         precision: of the network in PyTorch; a graph has its own.
         batch: images a call.
+        as_published: postprocess a checkpoint exactly as the published code does.
         output: where the folder with results and record is made.
     """
 
@@ -39,6 +40,7 @@ class EvaluationRequest:
     device: str = "auto"
     precision: str = "fp32"
     batch: int = 8
+    as_published: bool = False
     output: Path = Path("runs")
 
 
@@ -52,7 +54,7 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
     recipe = request.recipe or find_recipe_of(model)
     section = recipe.data if request.data is None else replace(recipe.data, root=request.data)
     device = build_device(request.device, request.precision)  # type: ignore[arg-type]  # checked by click
-    loaded = load_detect(model, device=device)
+    loaded = load_detect(model, device=device, as_published=request.as_published)
     dataset = load_split(section, "val")
     _require_same_classes(loaded, dataset, model)
     progress = Progress(len(dataset.samples), label="evaluate")
@@ -75,6 +77,7 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
             **device.describe(),
             "runtime": loaded.runtime,
             "batch": request.batch,
+            "postprocess": "published" if request.as_published else "exported",
             "devices": 1,
             "image_hw": list(loaded.image_hw),
             "epochs": recipe.schedule.epochs,

@@ -9,7 +9,7 @@ from suite.errors import Stopped
 from suite.events import Events
 from suite.recipe import Recipe
 from suite.run_folder import create_run_folder
-from suite.training.job import Job, build_trainee, open_batches, prepare_job
+from suite.training.job import build_trainee, open_batches, prepare_job
 from suite.training.loop import catch_stop_signals, run_steps
 from suite.training.outcome import (
     Run,
@@ -20,7 +20,7 @@ from suite.training.outcome import (
 )
 from suite.training.resume import load_state, restore
 
-__all__ = ["Job", "build_trainee", "open_batches", "prepare_job", "train"]
+__all__ = ["train"]
 
 
 def train(

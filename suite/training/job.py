@@ -115,7 +115,7 @@ def build_trainee(job: Job, *, load_backbone: bool = True) -> tuple[Detector, Le
     if load_backbone and source is not None:
         load_backbone_weights(detector.backbone, source)
     # torch's stubs leave memory_format out.
-    detector.to(job.device.torch_device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    detector.to(job.device.torch_device, memory_format=job.device.memory_format).train()  # type: ignore[call-overload]
 
     def lr_of_step(step: int) -> float:
         return learning_rate(

@@ -27,7 +27,7 @@ def build_learner(detector: Detector, device: Device) -> Learner:
     """
 
     def learn(batch: Batch) -> dict[str, Tensor]:
-        images = batch.images.normalised().contiguous(memory_format=torch.channels_last)
+        images = batch.images.normalised().contiguous(memory_format=device.memory_format)
         with device.autocast():
             outputs = detector(images)
         return detector.loss(outputs, batch.target)

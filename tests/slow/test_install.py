@@ -45,7 +45,12 @@ def test_recipes_and_reference_travel_with_the_wheel(installed: Path, tmp_path: 
 
 def test_the_road_runs_outside_of_a_checkout(installed: Path, tmp_path: Path) -> None:
     _run(installed, tmp_path, "data", "synth", "data", "--train", "16", "--val", "4")
-    short = ["schedule.epochs=1", "detector.width=0.125", "global_batch=4", "schedule.warmup_epochs=0"]
+    short = [
+        "schedule.epochs=1",
+        "detector.width=0.125",
+        "global_batch=4",
+        "schedule.warmup_epochs=0",
+    ]
     flags = [word for assignment in short for word in ("--set", assignment)]
     run = _run(installed, tmp_path, "train", "ssd_r34_demo", "--data", "data", *flags).strip()
     (checkpoint,) = sorted((tmp_path / run / "checkpoints").glob("*.pth"))[-1:]

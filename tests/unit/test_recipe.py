@@ -21,6 +21,7 @@ from suite.recipe import (
     Recipe,
     Schedule,
     Split,
+    differing_keys,
     find_recipe,
     list_shipped_recipes,
     load_recipe,
@@ -33,6 +34,8 @@ from suite.recipe import (
 from suite.strict_yaml import encode_yaml, read_yaml
 
 BASE = load_recipe("ssd_r34_bccd")
+BATCH = BASE.global_batch
+DECAY = f"{BASE.schedule.decay_epochs:g}"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,8 @@ BASE = load_recipe("ssd_r34_bccd")
         ("detector.width", "0"),
         ("detector.backbone_weights", "http://example.org/a.pth"),
         ("detector.padding", "valid"),
+        ("data.name", ""),
+        ("data.name", " COCO2017"),
         ("data.format", "yolo"),
         ("data.workers", "-1"),
         ("data.use_crowd", "yes"),
@@ -92,7 +97,11 @@ def test_values_out_of_range_are_refused(key: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("devices", "3", "16 images a step (global_batch) cannot be shared evenly by 3 devices"),
+        (
+            "devices",
+            "3",
+            f"{BATCH} images a step (global_batch) cannot be shared evenly by 3 devices",
+        ),
         (
             "postprocess.pre_topk",
             "100",
@@ -100,13 +109,18 @@ def test_values_out_of_range_are_refused(key: str, text: str) -> None:
         ),
         (
             "schedule.epoch_images",
-            "15",
-            "15 images an epoch (epoch_images) are fewer than 16 a step (global_batch)",
+            "1",
+            f"1 images an epoch (epoch_images) are fewer than {BATCH} a step (global_batch)",
         ),
         (
             "schedule.warmup_epochs",
             "40",
-            "a decay of 40 epochs has to be longer than a warm-up of 40",
+            f"a decay of {DECAY} epochs has to be longer than a warm-up of 40",
+        ),
+        (
+            "data.train.images",
+            "photos",
+            "format voc has all images in JPEGImages; leave data.train.images out",
         ),
     ],
 )
@@ -116,10 +130,29 @@ def test_rules_between_fields_name_both_values(key: str, text: str, message: str
     assert str(caught.value) == f"--set {key}: {message}"
 
 
+def test_coco_needs_the_folder_of_the_images_and_voc_has_none(tmp_path: Path) -> None:
+    assert BASE.data.train.images is None
+    path = tmp_path / "mine.yaml"
+    text = shipped_text("ssd_r34_demo")
+    path.write_text(text.replace("    images: train\n", "").replace("    images: val\n", ""))
+    with pytest.raises(UsageError) as caught:
+        load_recipe(str(path))
+    assert [line.partition(": ")[2] for line in str(caught.value).splitlines()] == [
+        f"data.format: format coco needs data.{split}.images, the folder of the images"
+        for split in ("train", "val")
+    ]
+
+
+def shipped_text(name: str) -> str:
+    return list_shipped_recipes()[name].read_text(encoding="utf-8")
+
+
 def test_mistakes_of_all_kinds_come_at_once_with_their_lines(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     text = encode_yaml(BASE).replace("num_classes: 3", "num_classes: 0")
-    text = text.replace("flip: 0.5", "flip: half").replace("global_batch: 16", "global_batch: 15")
+    text = text.replace("flip: 0.5", "flip: half").replace(
+        f"global_batch: {BATCH}", "global_batch: 15"
+    )
     path.write_text(text.replace("pre_topk", "pre_topks").replace("devices: 1", "devices: 2"))
     with pytest.raises(UsageError) as caught:
         load_recipe(str(path))
@@ -201,12 +234,11 @@ def test_writing_leaves_one_file_and_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SuiteError, match=r"gone/a\.yaml: cannot be written: No such file"):
-        write_recipe(BASE, tmp_path / "gone" / "a.yaml")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SuiteError, match="folder: cannot be written"):
+    with pytest.raises(SuiteError, match="folder: cannot be written: Is a directory"):
         write_recipe(BASE, tmp_path / "folder")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 def test_a_recipe_as_dictionary_is_plain_and_survives_json() -> None:
@@ -226,6 +258,13 @@ def test_the_digest_follows_the_content_alone(tmp_path: Path) -> None:
     assert len(recipe_digest(BASE)) == 64
 
 
+def test_differing_keys_are_dotted_and_in_order() -> None:
+    changes = {"seed": "1", "data.root": "elsewhere", "optimizer.clip_norm": "null"}
+    changed = load_recipe("ssd_r34_bccd", changes)
+    assert differing_keys(BASE, changed) == ["data.root", "optimizer.clip_norm", "seed"]
+    assert differing_keys(BASE, BASE) == []
+
+
 def test_shipped_names_are_the_files() -> None:
     assert all(
         path.stem == name and path.is_file() for name, path in list_shipped_recipes().items()
@@ -237,12 +276,15 @@ counts = st.integers(1, 10**9)
 positive = st.floats(1e-9, 1e9)
 share = st.floats(0, 1)
 below_one = st.floats(0, 1, exclude_max=True)
-splits = st.builds(Split, annotations=words, images=words)
+coco_splits = st.builds(Split, annotations=words, images=words)
+voc_splits = st.builds(Split, annotations=words)
 
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     devices, each = draw(st.integers(1, 64)), draw(st.integers(1, 64))
+    form = draw(st.sampled_from(["coco", "voc"]))
+    splits = coco_splits if form == "coco" else voc_splits
     warmup, limit = draw(st.floats(0, 10)), draw(st.integers(1, 1000))
     return Recipe(
         name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)),
@@ -256,7 +298,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         data=draw(
             st.builds(
                 Data,
-                format=st.sampled_from(["coco", "voc"]),
+                name=words.map(str.strip).filter(bool),
+                format=st.just(form),
                 root=words,
                 train=splits,
                 val=splits,

@@ -1,0 +1,57 @@
+"""The benchmarks: what a record states; not how fast this machine is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from suite.bench.infer import InferenceRequest, bench_infer
+from suite.bench.timing import summarise_ms
+from suite.bench.train import bench_train
+from suite.data.synthetic import write_synthetic
+from suite.errors import UsageError
+from suite.recipe import load_recipe
+from suite.records import load_record, write_record
+
+
+def test_percentiles_in_milliseconds() -> None:
+    seconds = [i / 1000 for i in range(1, 102)]
+    summary = summarise_ms(seconds, prefix="step")
+    assert summary == pytest.approx({"step_ms_p50": 51, "step_ms_p90": 91, "step_ms_p99": 100})
+
+
+@pytest.mark.parametrize("model", ["small_checkpoint", "small_graph"])
+def test_inference_record(model: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    asked = InferenceRequest(batch=2, runs=4, warmup=1, device="cpu", threads=1)
+    record = bench_infer(request.getfixturevalue(model), asked)
+    write_record(record, tmp_path / "record.json")
+    record = load_record(tmp_path / "record.json")
+    metrics, conditions = record["metrics"], record["conditions"]
+    assert (conditions["n"], conditions["warmup"], conditions["batch"]) == (4, 1, 2)
+    assert conditions["runtime"].startswith("torch" if "checkpoint" in model else "onnxruntime")
+    stages = sum(metrics[f"{stage}_ms_p50"] for stage in ("pre", "infer", "post"))
+    assert 0.5 * stages < metrics["latency_ms_p50"] < 2 * stages
+    assert metrics["images_per_second"] == pytest.approx(2000 / metrics["infer_ms_p50"])
+    assert metrics["images_per_second_end_to_end"] < metrics["images_per_second"]
+    assert metrics["harness_ms_p50"] < metrics["infer_ms_p50"]
+    assert metrics["detections_per_image"] > 1
+
+
+def test_training_record(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "data", num_train=6, num_val=1, seed=0)
+    overrides = {
+        "data.root": str(tmp_path / "data"),
+        "data.workers": "0",
+        "detector.width": "0.125",
+        "global_batch": "2",
+        "precision": "fp32",
+    }
+    recipe = load_recipe("ssd_r34_demo", overrides)
+    record = bench_train(recipe, steps=2, warmup=1)
+    assert record["conditions"]["scope"] == "global"
+    assert record["conditions"]["window"] == "2 steps after 1, data loading included"
+    per_step = 2 / record["metrics"]["images_per_second"]
+    assert 0.3 < per_step / (record["metrics"]["step_ms_p50"] / 1000) < 3
+    with pytest.raises(UsageError, match="--steps 2000"):
+        bench_train(recipe, steps=2000)

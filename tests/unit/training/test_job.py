@@ -1,0 +1,60 @@
+"""From a recipe to a job: steps, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from suite.data.synthetic import write_synthetic
+from suite.errors import UsageError
+from suite.recipe import load_recipe
+from suite.training.job import Plan, plan_run, prepare_job
+
+
+def test_the_published_run_in_steps() -> None:
+    plan = plan_run(load_recipe("ssd_r34_8p"), dataset_size=117_266)
+    # 120,000 nominal images an epoch, 256 a step.
+    assert plan == Plan(num_steps=54_000, checkpoint_every=469, evaluate_every=None)
+
+
+def test_parts_of_epochs_are_rounded_to_steps_and_never_to_none() -> None:
+    changes = {"eval_every_epochs": "2.5", "checkpoint_every_epochs": "0.01"}
+    plan = plan_run(load_recipe("ssd_r34_demo", changes), dataset_size=100)
+    assert (plan.evaluate_every, plan.checkpoint_every) == (16, 1)
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job") / "data"
+    write_synthetic(folder, num_train=16, num_val=1, seed=3)
+    return folder
+
+
+def test_a_job_has_device_data_and_plan(generated: Path) -> None:
+    recipe = load_recipe("ssd_r34_demo", {"data.root": str(generated), "schedule.epochs": "3"})
+    job = prepare_job(recipe)
+    assert (job.device.kind, job.device.precision) == ("cpu", "bf16")
+    assert len(job.train_set.samples) == 16
+    assert all(len(sample.labels) for sample in job.samples)
+    assert job.plan.num_steps == 3 * len(job.samples) // 16
+
+
+def test_several_devices_are_refused(generated: Path) -> None:
+    recipe = load_recipe("ssd_r34_demo", {"data.root": str(generated)})
+    with pytest.raises(UsageError, match="devices is 2, this version trains on one; pass --dev"):
+        prepare_job(replace(recipe, devices=2))
+
+
+def test_data_without_boxes_cannot_be_learnt(generated: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("train", "val"):
+        (bare / name).symlink_to(generated / name)
+    annotations = bare / "annotations"
+    annotations.mkdir()
+    for name in ("instances_train.json", "instances_val.json"):
+        text = (generated / "annotations" / name).read_text()
+        head, _, tail = text.partition('"annotations": [')
+        (annotations / name).write_text(head + '"annotations": []' + tail.partition("]}")[2])
