@@ -47,7 +47,7 @@ def demo(folder: Path, *, say: Callable[[str], None] = click.echo) -> Path:
     if not data.exists():
         say(f"1/6 generate {NUM_TRAIN} + {NUM_VAL} images (seed {SEED}) in {data}")
         write_synthetic(data, num_train=NUM_TRAIN, num_val=NUM_VAL, seed=SEED)
-    recipe = load_recipe("ssd_r34_demo")
+    recipe = load_recipe("demo")
     recipe = replace(recipe, data=replace(recipe.data, root=str(data)))
     say(
         f"2/6 train {recipe.detector.name}, {recipe.schedule.epochs:g} epochs, at width "

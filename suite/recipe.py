@@ -142,7 +142,7 @@ class Schedule:
 
     epochs: Positive
     """Length of the run; fractions are meant."""
-    epoch_images: Count | None = None
+    nominal_epoch_images: Count | None = None
     """Nominal images per epoch; null: the size of the training set."""
     base_lr: Positive
     """Peak learning rate at `base_batch` images a step; scaled linearly to the global batch."""
@@ -233,9 +233,9 @@ RULES = (
         "{0} images a step (global_batch) cannot be shared evenly by {1} devices",
     ),
     Rule(
-        ("schedule.epoch_images", "global_batch"),
+        ("schedule.nominal_epoch_images", "global_batch"),
         lambda images, batch: images is None or images >= batch,
-        "{0} images an epoch (epoch_images) are fewer than {1} a step (global_batch)",
+        "{0} images an epoch (nominal_epoch_images) are fewer than {1} a step (global_batch)",
     ),
     Rule(
         ("schedule.decay_epochs", "schedule.warmup_epochs"),

@@ -44,7 +44,7 @@ def show_recipe(recipe: Recipe, *, dataset_size: int | None = None) -> str:
 
     Args:
         recipe: loaded, overrides included.
-        dataset_size: images of the training set; without it, and without `schedule.epoch_images`,
+        dataset_size: images of the training set; without it, and without `schedule.nominal_epoch_images`,
             the numbers of steps are not known.
     """
     facts = derive_facts(recipe, dataset_size=dataset_size)
@@ -60,7 +60,7 @@ def derive_facts(recipe: Recipe, *, dataset_size: int | None = None) -> dict[str
         "images a step and device": f"{recipe.global_batch // recipe.devices}",
         "peak learning rate": f"{peak:.6g}",
     }
-    images = recipe.schedule.epoch_images or dataset_size
+    images = recipe.schedule.nominal_epoch_images or dataset_size
     if images is None:
         return facts | {"steps": "depend on the number of training images"}
     of_run = {"global_batch": recipe.global_batch, "dataset_size": images}

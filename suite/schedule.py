@@ -2,7 +2,7 @@
 
 The shape is that of the Ascend ModelZoo's SSD-ResNet34: linear warm-up from 0, then a cosine that
 counts from the first step (so the peak is approached, never reached), then a floor. Steps count
-from 0. Epochs are nominal where `Schedule.epoch_images` says so: the published run calls 120,000
+from 0. Epochs are nominal where `Schedule.nominal_epoch_images` says so: the published run calls 120,000
 images an epoch of a training set of 118,287.
 """
 
@@ -21,7 +21,7 @@ def steps_per_epoch(schedule: Schedule, *, global_batch: int, dataset_size: int)
     Args:
         schedule: of the recipe.
         global_batch: images a step over all devices.
-        dataset_size: images of the training set; not used where the schedule has `epoch_images`.
+        dataset_size: images of the training set; not used where the schedule has `nominal_epoch_images`.
 
     Raises:
         UsageError: an epoch is smaller than one batch.
@@ -83,7 +83,7 @@ def learning_rate(step: int, schedule: Schedule, *, global_batch: int, dataset_s
 
 
 def _epoch_images(schedule: Schedule, dataset_size: int) -> int:
-    return dataset_size if schedule.epoch_images is None else schedule.epoch_images
+    return dataset_size if schedule.nominal_epoch_images is None else schedule.nominal_epoch_images
 
 
 def _floor(epochs: float, count: int) -> int:

@@ -87,7 +87,7 @@ def recipes_list(as_json: bool) -> None:
 @click.option(
     "--dataset-size",
     type=click.IntRange(min=1),
-    help="Training images, where the recipe has no epoch_images.",
+    help="Training images, where the recipe has no nominal_epoch_images.",
 )
 @click.option(
     "--lr-at",
@@ -103,10 +103,10 @@ def recipes_show(recipe: str, dataset_size: int | None, lr_at: int | None, **whe
     if lr_at is None:
         click.echo(show_recipe(loaded, dataset_size=dataset_size), nl=False)
         return
-    size = loaded.schedule.epoch_images or dataset_size
+    size = loaded.schedule.nominal_epoch_images or dataset_size
     if size is None:
         raise click.UsageError(
-            "--lr-at needs --dataset-size: the recipe has no schedule.epoch_images"
+            "--lr-at needs --dataset-size: the recipe has no schedule.nominal_epoch_images"
         )
     click.echo(f"{learning_rate_at(loaded, lr_at, size):.8f}")
 

@@ -8,11 +8,14 @@ the same batches on any number of workers or ranks, and resumes at any step with
 from __future__ import annotations
 
 import multiprocessing
+import re
 import signal
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -36,6 +39,8 @@ from suite.data.transforms import (
     scale_boxes,
 )
 from suite.errors import InputError, SuiteError
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -243,24 +248,16 @@ def iterate_evaluation(
 def _iterate(
     source: TrainingStream | EvaluationSet, *, workers: int, **batching: Any
 ) -> Generator[Batch]:
-    loader: DataLoader[Batch | SuiteError] = DataLoader(
-        source,  # type: ignore[arg-type]  # a map-style dataset by protocol, without inheritance
-        num_workers=workers,
-        collate_fn=_collate_or_error,
-        worker_init_fn=_leave_signals_to_main,
-        **batching,
-    )
-    others = set(multiprocessing.active_children())
-    with _child_signals_kept():
-        batches = iter(loader)
-    processes = set(multiprocessing.active_children()) - others
+    batches, processes = _start_loader(source, num_workers=workers, **batching)
     try:
         for batch in batches:
             if isinstance(batch, SuiteError):
                 raise batch
             yield batch
+    except (OSError, EOFError) as error:  # a connection to a worker broke; images raise InputError
+        raise _worker_lost(error) from error
     except RuntimeError as error:
-        if str(error).startswith("DataLoader worker (pid"):
+        if re.match("DataLoader worker|received 0 items of ancdata", str(error)):
             raise _worker_lost(error) from error
         raise
     finally:
@@ -269,25 +266,46 @@ def _iterate(
             process.kill()
 
 
-@contextmanager
-def _child_signals_kept() -> Iterator[None]:
-    """Undo what torch does with SIGCHLD when a loader starts.
+def _start_loader(
+    source: TrainingStream | EvaluationSet, **settings: Any
+) -> tuple[Iterator[Batch | SuiteError], set[BaseProcess]]:
+    others = set(multiprocessing.active_children())
+    with _signals_held(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # more workers than cores are the recipe's choice
+        loader: DataLoader[Batch | SuiteError] = DataLoader(
+            source,  # type: ignore[arg-type]  # a map-style dataset by protocol, not inheritance
+            collate_fn=_collate_or_error,
+            worker_init_fn=_leave_signals_to_main,
+            **settings,
+        )
+        batches = iter(loader)
+    return batches, set(multiprocessing.active_children()) - others
 
-    Its handler raises wherever the main process happens to be when a worker dies. Without it the
-    loader notices at its next batch, within seconds, and `_iterate` can say what happened.
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keep signals from what starts inside, and SIGCHLD as it was.
+
+    torch handles SIGCHLD by raising wherever the main process happens to be when a worker dies.
+    Without that the loader notices at its next batch, within seconds, and `_iterate` can say what
+    happened.
     """
     if not hasattr(signal, "SIGCHLD"):  # Windows
         yield
         return
     handler = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, handler)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _leave_signals_to_main(_worker: int) -> None:
     """Ignore stop signals sent to the whole process group: the step in flight needs its data."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate_or_error(examples: Sequence[Example | InputError]) -> Batch | SuiteError:
@@ -305,8 +323,9 @@ def _collate_or_error(examples: Sequence[Example | InputError]) -> Batch | Suite
     return batch
 
 
-def _worker_lost(error: RuntimeError) -> SuiteError:
+def _worker_lost(error: Exception) -> SuiteError:
+    reason = str(error) or type(error).__name__
     return SuiteError(
-        f"a loader process failed ({error}); most often memory or /dev/shm is full: "
+        f"a loader process failed ({reason}); most often memory or /dev/shm is full: "
         "free some, or load in the main process with --set data.workers=0"
     )

@@ -83,7 +83,7 @@ def prepare_job(recipe: Recipe) -> Job:
 
 def plan_run(recipe: Recipe, *, dataset_size: int) -> Plan:
     """Turn a recipe's epochs into steps."""
-    epoch_images = recipe.schedule.epoch_images or dataset_size
+    epoch_images = recipe.schedule.nominal_epoch_images or dataset_size
 
     def steps(epochs: float) -> int:
         return max(1, round(epochs * epoch_images / recipe.global_batch))

@@ -52,7 +52,7 @@ def test_the_road_runs_outside_of_a_checkout(installed: Path, tmp_path: Path) ->
         "schedule.warmup_epochs=0",
     ]
     flags = [word for assignment in short for word in ("--set", assignment)]
-    run = _run(installed, tmp_path, "train", "ssd_r34_demo", "--data", "data", *flags).strip()
+    run = _run(installed, tmp_path, "train", "demo", "--data", "data", *flags).strip()
     (checkpoint,) = sorted((tmp_path / run / "checkpoints").glob("*.pth"))[-1:]
     _run(installed, tmp_path, "export", str(checkpoint))
     graph = str(checkpoint.with_suffix(".onnx"))

@@ -25,7 +25,7 @@ _OVERRIDES = {
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector of width 0.125 and 3 classes that finds hundreds of things in any noise."""
-    recipe = load_recipe("ssd_r34_demo", _OVERRIDES)
+    recipe = load_recipe("demo", _OVERRIDES)
     torch.manual_seed(0)
     detector = build_recipe_detector(recipe)
     assert isinstance(detector, SSDResNet34)

@@ -47,7 +47,7 @@ def test_training_record(tmp_path: Path) -> None:
         "global_batch": "2",
         "precision": "fp32",
     }
-    recipe = load_recipe("ssd_r34_demo", overrides)
+    recipe = load_recipe("demo", overrides)
     record = bench_train(recipe, steps=2, warmup=1)
     assert record["conditions"]["scope"] == "global"
     assert record["conditions"]["window"] == "2 steps after 1, data loading included"

@@ -36,7 +36,7 @@ NAMES = ["ball", "brick", "ring", "star", "leaf", "cone"]
 
 
 def build_recipe() -> Recipe:
-    recipe = load_recipe("ssd_r34_demo")
+    recipe = load_recipe("demo")
     return replace(recipe, detector=replace(recipe.detector, width=0.125))
 
 

@@ -66,12 +66,12 @@ def test_completion_script(run_suite: Run, shell: str) -> None:
     [
         (["trian"], 2, "No such command"),
         (["train", "ssd_r34_8x"], 2, "ssd_r34_8p"),
-        (["train", "ssd_r34_demo", "--set", "schedule.epoch=2"], 2, "schedule.epochs"),
-        (["train", "ssd_r34_demo", "--device", "cpu", "--data", "nowhere"], 1, "nowhere"),
+        (["train", "demo", "--set", "schedule.epoch=2"], 2, "schedule.epochs"),
+        (["train", "demo", "--device", "cpu", "--data", "nowhere"], 1, "nowhere"),
         (["train", "ssd_r34_8p", "--device", "cpu", "--devices", "8"], 2, "--devices 1"),
         (["eval"], 2, "--results"),
         (["eval", "absent.pth"], 1, "absent.pth"),
-        (["eval", "absent.onnx", "--recipe", "ssd_r34_demo"], 1, "absent.onnx"),
+        (["eval", "absent.onnx", "--recipe", "demo"], 1, "absent.onnx"),
         (["export", "absent.pth"], 1, "absent.pth"),
         (["predict", "absent.pth", "nothing*.jpg"], 2, "nothing*.jpg"),
         (["recipes", "show", "ssd_r34_bccd", "--lr-at", "3"], 2, "--dataset-size"),
@@ -126,7 +126,7 @@ def test_published_learning_rate(run_suite: Run) -> None:
 def test_recipes_verbs(run_suite: Run, tmp_path: Path) -> None:
     rows = json.loads(run_suite("recipes", "list", "--json").stdout)["recipes"]
     names = [row["name"] for row in rows]
-    assert {"ssd_r34_8p", "ssd_r34_1p", "ssd_r34_bccd", "ssd_r34_demo"} <= set(names)
+    assert {"ssd_r34_8p", "ssd_r34_1p", "ssd_r34_bccd", "demo"} <= set(names)
     target = tmp_path / "mine.yaml"
     assert run_suite("recipes", "copy", "ssd_r34_8p", str(target)).code == 0
     assert run_suite("recipes", "copy", "ssd_r34_8p", str(target)).code == 2

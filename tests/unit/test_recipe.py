@@ -60,7 +60,7 @@ DECAY = f"{BASE.schedule.decay_epochs:g}"
         ("optimizer.clip_norm", "0"),
         ("optimizer.ema_decay", "1"),
         ("schedule.epochs", "0"),
-        ("schedule.epoch_images", "0"),
+        ("schedule.nominal_epoch_images", "0"),
         ("schedule.base_lr", "0"),
         ("schedule.base_batch", "0"),
         ("schedule.warmup_epochs", "-1"),
@@ -108,9 +108,9 @@ def test_values_out_of_range_are_refused(key: str, text: str) -> None:
             "100 candidates (pre_topk) are fewer than 200 detections (max_detections)",
         ),
         (
-            "schedule.epoch_images",
+            "schedule.nominal_epoch_images",
             "1",
-            f"1 images an epoch (epoch_images) are fewer than {BATCH} a step (global_batch)",
+            f"1 images an epoch (nominal_epoch_images) are fewer than {BATCH} a step (global_batch)",
         ),
         (
             "schedule.warmup_epochs",
@@ -133,7 +133,7 @@ def test_rules_between_fields_name_both_values(key: str, text: str, message: str
 def test_coco_needs_the_folder_of_the_images_and_voc_has_none(tmp_path: Path) -> None:
     assert BASE.data.train.images is None
     path = tmp_path / "mine.yaml"
-    text = shipped_text("ssd_r34_demo")
+    text = shipped_text("demo")
     path.write_text(text.replace("    images: train\n", "").replace("    images: val\n", ""))
     with pytest.raises(UsageError) as caught:
         load_recipe(str(path))
@@ -327,7 +327,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         ),
         schedule=Schedule(
             epochs=draw(positive),
-            epoch_images=draw(st.none() | st.integers(64 * 64, 10**9)),
+            nominal_epoch_images=draw(st.none() | st.integers(64 * 64, 10**9)),
             base_lr=draw(positive),
             base_batch=draw(counts),
             warmup_epochs=warmup,

@@ -54,15 +54,15 @@ def test_the_learning_rate_of_a_step() -> None:
 
 
 def test_a_copy_keeps_the_comments_and_replaces_nothing(tmp_path: Path) -> None:
-    path = copy_recipe("ssd_r34_demo", tmp_path)
-    assert path == tmp_path / "ssd_r34_demo.yaml"
-    assert path.read_bytes() == list_shipped_recipes()["ssd_r34_demo"].read_bytes()
+    path = copy_recipe("demo", tmp_path)
+    assert path == tmp_path / "demo.yaml"
+    assert path.read_bytes() == list_shipped_recipes()["demo"].read_bytes()
     path.write_text("mine")
-    with pytest.raises(UsageError, match=r"ssd_r34_demo\.yaml: exists; .* --force"):
-        copy_recipe("ssd_r34_demo", path)
+    with pytest.raises(UsageError, match=r"demo\.yaml: exists; .* --force"):
+        copy_recipe("demo", path)
     assert path.read_text() == "mine"
-    copy_recipe("ssd_r34_demo", path, force=True)
-    assert load_recipe(str(path)) == load_recipe("ssd_r34_demo")
+    copy_recipe("demo", path, force=True)
+    assert load_recipe(str(path)) == load_recipe("demo")
     assert copy_recipe("ssd_r34_1p", tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
     with pytest.raises(UsageError, match="'nothing': no such file"):
         copy_recipe("nothing", tmp_path)
@@ -71,7 +71,7 @@ def test_a_copy_keeps_the_comments_and_replaces_nothing(tmp_path: Path) -> None:
 def test_validation_reports_every_mistake_of_every_recipe(tmp_path: Path) -> None:
     assert [recipe.name for recipe in validate_recipes()] == sorted(list_shipped_recipes())
     assert [recipe.name for recipe in validate_recipes(["ssd_r34_8p"])] == ["ssd_r34_8p"]
-    path = copy_recipe("ssd_r34_demo", tmp_path / "bad.yaml")
+    path = copy_recipe("demo", tmp_path / "bad.yaml")
     path.write_text(path.read_text().replace("seed: 0", "sead: 0").replace("flip: 0.5", "flip: 5"))
     with pytest.raises(UsageError) as caught:
         validate_recipes([str(path), "ssd_r34_8p", "nothing"])

@@ -22,7 +22,7 @@ from suite.schedule import (
 
 PUBLISHED = Schedule(
     epochs=115.2,
-    epoch_images=120_000,
+    nominal_epoch_images=120_000,
     base_lr=3e-3,
     base_batch=32,
     warmup_epochs=0.8,
@@ -62,13 +62,13 @@ def test_the_published_schedule_at_its_turning_points() -> None:
 
 
 def test_epochs_are_counted_in_decimals() -> None:
-    schedule = dataclasses.replace(PUBLISHED, epochs=0.29, epoch_images=None, warmup_epochs=0.29)
+    schedule = dataclasses.replace(PUBLISHED, epochs=0.29, nominal_epoch_images=None, warmup_epochs=0.29)
     assert total_steps(schedule, global_batch=1, dataset_size=100) == 29
     assert warmup_steps(schedule, global_batch=1, dataset_size=100) == 29
 
 
 def test_without_nominal_images_an_epoch_is_the_training_set() -> None:
-    schedule = dataclasses.replace(PUBLISHED, epochs=40.0, epoch_images=None)
+    schedule = dataclasses.replace(PUBLISHED, epochs=40.0, nominal_epoch_images=None)
     assert steps_per_epoch(schedule, global_batch=16, dataset_size=205) == 12
     assert total_steps(schedule, global_batch=16, dataset_size=205) == 512
 
@@ -79,7 +79,7 @@ def test_no_warm_up_starts_at_the_peak() -> None:
 
 
 def test_runs_without_a_step_are_refused() -> None:
-    schedule = dataclasses.replace(PUBLISHED, epoch_images=None, epochs=0.01)
+    schedule = dataclasses.replace(PUBLISHED, nominal_epoch_images=None, epochs=0.01)
     with pytest.raises(UsageError, match="global_batch: 16 is more than the 15 images of an epoch"):
         steps_per_epoch(schedule, global_batch=16, dataset_size=15)
     with pytest.raises(UsageError, match=r"schedule\.epochs: 0\.01 is less than one step"):
@@ -89,7 +89,7 @@ def test_runs_without_a_step_are_refused() -> None:
 schedules = st.builds(
     Schedule,
     epochs=st.floats(0.5, 50),
-    epoch_images=st.none(),
+    nominal_epoch_images=st.none(),
     base_lr=st.floats(1e-5, 1),
     base_batch=st.integers(1, 64),
     warmup_epochs=st.floats(0, 2),

@@ -18,7 +18,7 @@ NAMES = list(list_shipped_recipes())
 
 
 def test_these_recipes_are_shipped() -> None:
-    expected = {"ssd_r34_1p", "ssd_r34_8p", "ssd_r34_bccd", "ssd_r34_demo"}
+    expected = {"ssd_r34_1p", "ssd_r34_8p", "ssd_r34_bccd", "demo"}
     assert expected <= set(NAMES)
 
 

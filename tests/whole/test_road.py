@@ -33,9 +33,9 @@ def road(run_suite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
 def test_from_recipe_to_report(road: Callable[..., str], run_suite: Run, tmp_path: Path) -> None:
     road("data", "synth", "data", "--train", "24", "--val", "6", "--seed", "3")
-    road("data", "check", "ssd_r34_demo", "--data", "data")
+    road("data", "check", "demo", "--data", "data")
     flags = [word for assignment in SHORT for word in ("--set", assignment)]
-    run = Path(road("train", "ssd_r34_demo", "--data", "data", *flags).strip())
+    run = Path(road("train", "demo", "--data", "data", *flags).strip())
     checkpoint = max((run / "checkpoints").glob("*.pth"))
 
     road("export", str(checkpoint), "--images", "data/val/000001.jpg")
@@ -77,7 +77,7 @@ def test_another_checkpoint_is_told_apart(
     checkpoints = []
     for seed in ("0", "1"):
         run = road(
-            "train", "ssd_r34_demo", "--data", "data", *flags, "--set", f"seed={seed}", "--no-eval"
+            "train", "demo", "--data", "data", *flags, "--set", f"seed={seed}", "--no-eval"
         )
         checkpoints.append(max((Path(run.strip()) / "checkpoints").glob("*.pth")))
     road("export", str(checkpoints[0]))

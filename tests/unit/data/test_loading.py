@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -291,34 +293,58 @@ def test_closing_ends_the_workers(samples: tuple[Sample, ...], workers: int) -> 
     assert multiprocessing.active_children() == []
 
 
-def test_workers_go_on_after_a_signal_to_the_group(samples: tuple[Sample, ...]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_go_on_after_a_signal_to_the_group(
+    samples: tuple[Sample, ...], number: signal.Signals
+) -> None:
     batches = iterate_training(build_stream(samples), steps(20, batch=2), workers=2)
-    seen = [next(batches)]
-    for child in multiprocessing.active_children():
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGINT)
-        os.kill(child.pid, signal.SIGTERM)
-    seen += batches
+    # Signals come from before the workers' first instruction on, and all the time.
+    command = [sys.executable, "-c", SEND_FOR_EVER, str(os.getpid()), str(int(number))]
+    killer = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert killer.stdout is not None
+    killer.stdout.readline()
+    try:
+        seen = list(batches)
+    finally:
+        killer.kill()
+        killer.communicate()
     alone = iterate_training(build_stream(samples), steps(20, batch=2), workers=0)
-    for first, second in zip(seen, alone, strict=True):
+    for first, second in zip(alone, seen, strict=True):
         assert_equal(first, second)
+
+
+SEND_FOR_EVER = """
+import os, sys
+from pathlib import Path
+parent, number = int(sys.argv[1]), int(sys.argv[2])
+print("ready", flush=True)
+while True:
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if int(child) != os.getpid():
+            try:
+                os.kill(int(child), number)
+            except ProcessLookupError:
+                pass
+"""
 
 
 def kill_a_worker() -> None:
     child = multiprocessing.active_children()[0]
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
-    child.join()
 
 
-def test_a_lost_worker_is_explained_at_the_next_batch(samples: tuple[Sample, ...]) -> None:
+@pytest.mark.parametrize("pause", [0.2, 0.0])
+def test_a_lost_worker_is_explained_at_the_next_batch(
+    samples: tuple[Sample, ...], pause: float
+) -> None:
     before = signal.getsignal(signal.SIGCHLD)
     batches = iterate_training(build_stream(samples), steps(10**6, batch=2), workers=2)
     next(batches)
     kill_a_worker()
-    time.sleep(0.2)  # where torch would raise: in the midst of other work
+    time.sleep(pause)  # where torch would raise: in the midst of other work
     with pytest.raises(SuiteError, match=r"a loader process failed.*--set data\.workers=0"):
-        for _ in range(100):
+        for _ in range(1000):
             next(batches)
     assert signal.getsignal(signal.SIGCHLD) == before
 

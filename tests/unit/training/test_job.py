@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def test_the_published_run_in_steps() -> None:
 
 def test_parts_of_epochs_are_rounded_to_steps_and_never_to_none() -> None:
     changes = {"eval_every_epochs": "2.5", "checkpoint_every_epochs": "0.01"}
-    plan = plan_run(load_recipe("ssd_r34_demo", changes), dataset_size=100)
+    plan = plan_run(load_recipe("demo", changes), dataset_size=100)
     assert (plan.evaluate_every, plan.checkpoint_every) == (16, 1)
 
 
@@ -33,7 +34,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_job_has_device_data_and_plan(generated: Path) -> None:
-    recipe = load_recipe("ssd_r34_demo", {"data.root": str(generated), "schedule.epochs": "3"})
+    recipe = load_recipe("demo", {"data.root": str(generated), "schedule.epochs": "3"})
     job = prepare_job(recipe)
     assert (job.device.kind, job.device.precision) == ("cpu", "bf16")
     assert len(job.train_set.samples) == 16
@@ -42,19 +43,18 @@ def test_a_job_has_device_data_and_plan(generated: Path) -> None:
 
 
 def test_several_devices_are_refused(generated: Path) -> None:
-    recipe = load_recipe("ssd_r34_demo", {"data.root": str(generated)})
+    recipe = load_recipe("demo", {"data.root": str(generated)})
     with pytest.raises(UsageError, match="devices is 2, this version trains on one; pass --dev"):
         prepare_job(replace(recipe, devices=2))
 
 
 def test_data_without_boxes_cannot_be_learnt(generated: Path, tmp_path: Path) -> None:
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    for name in ("train", "val"):
-        (bare / name).symlink_to(generated / name)
-    annotations = bare / "annotations"
-    annotations.mkdir()
-    for name in ("instances_train.json", "instances_val.json"):
-        text = (generated / "annotations" / name).read_text()
-        head, _, tail = text.partition('"annotations": [')
-        (annotations / name).write_text(head + '"annotations": []' + tail.partition("]}")[2])
+    (tmp_path / "annotations").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(generated / split)
+        name = f"annotations/instances_{split}.json"
+        document = json.loads((generated / name).read_text())
+        (tmp_path / name).write_text(json.dumps(document | {"annotations": []}))
+    recipe = load_recipe("demo", {"data.root": str(tmp_path)})
+    with pytest.raises(UsageError, match=f"{tmp_path}: no training image has a box to learn"):
+        prepare_job(recipe)
