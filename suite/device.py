@@ -144,6 +144,12 @@ def cpu_name() -> str:
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())
 
 
+def cpu_has_bf16() -> bool:
+    """Tell whether this CPU computes bf16 in hardware; where it does not, fp32 is faster."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(has is True for name, has in capabilities.items() if "bf16" in name)
+
+
 def tune_cpu_allocator() -> bool:
     """Make glibc keep big freed blocks instead of giving them back; True where that took effect.
 

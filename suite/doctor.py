@@ -166,14 +166,14 @@ def _check_shared_memory() -> Check:
 def _check_cpu() -> Check:
     import torch
 
-    capabilities = torch.cpu.get_capabilities()
-    has_bf16 = any(has is True for name, has in capabilities.items() if "bf16" in name)
+    from suite.device import cpu_has_bf16
+
     value = ", ".join(
         [
             describe_machine()["cpu"],
             f"{describe_machine()['cores']} cores",
             torch.backends.cpu.get_cpu_capability(),
-            "bf16 in hardware" if has_bf16 else "bf16 emulated, slower than fp32",
+            "bf16 in hardware" if cpu_has_bf16() else "bf16 emulated, slower than fp32",
         ]
     )
     return Check("cpu", "ok", value)

@@ -117,6 +117,8 @@ class Events:
         Throughput counts all intervals but the first after each start, in which loader and device
         warm up; it is absent where there is no other.
         """
+        # By the run's own batch. The seed's log line multiplies with a fixed 32 a device, which is
+        # wrong for every other --train_batch_size.
         totals = {} if self._last_loss is None else {"loss": self._last_loss}
         if self._measured["steps"]:
             seconds = self._measured["seconds"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from suite.device import Kind
+from suite.device import Kind, device_problem
 from suite.errors import InputError, MissingEnvironment
 
 # Output names and inputs by name to outputs in the order of the names.
@@ -71,6 +71,16 @@ def open_graph(
             raise InputError(f"{source}: fails when it runs ({_first_line(error)})") from error
 
     return run
+
+
+def best_kind() -> Kind:
+    """Return the kind of device that "auto" stands for here: one that both sides can use."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    candidates: tuple[Kind, ...] = ("npu", "cuda")
+    usable = (k for k in candidates if PROVIDERS[k] in available and device_problem(k) is None)
+    return next(usable, "cpu")
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

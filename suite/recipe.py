@@ -39,13 +39,11 @@ Share = Annotated[float, Limit("a number from 0 to 1", lambda value: 0 <= value 
 BelowOne = Annotated[float, Limit("from 0 to below 1", lambda value: 0 <= value < 1)]
 Seed = Annotated[int, Limit("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
 # It names run folders: safe on every file system, and no flag on a command line.
-Name = Annotated[
-    str,
-    Limit(
-        "at most 64 ASCII letters, digits, '-' and '_', a letter or digit first",
-        lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value) is not None,
-    ),
-]
+NAME_LIMIT = Limit(
+    "at most 64 ASCII letters, digits, '-' and '_', a letter or digit first",
+    lambda value: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value) is not None,
+)
+Name = Annotated[str, NAME_LIMIT]
 PathOrUrl = Annotated[
     str,
     Limit(
@@ -55,6 +53,10 @@ PathOrUrl = Annotated[
 DatasetName = Annotated[
     str, Limit("a name such as COCO2017", lambda value: value.strip() == value != "")
 ]
+# What the graph's operators take: 3840 is TensorRT's limit for one TopK, 700 that of CANN's
+# NonMaxSuppression.
+Candidates = Annotated[int, Limit("from 1 to 3840", lambda value: 1 <= value <= 3840)]
+Kept = Annotated[int, Limit("from 1 to 700", lambda value: 1 <= value <= 700)]
 # The names that Ascend's tools give to mixed precision.
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], Aliases({"O0": "fp32", "O1": "fp16", "O2": "fp16"})
@@ -164,9 +166,9 @@ class Postprocess:
     """Detections score strictly more."""
     iou_threshold: Share
     """A box goes when it overlaps a better one of its class strictly more."""
-    max_detections: Count
+    max_detections: Kept
     """Kept per image."""
-    pre_topk: Count
+    pre_topk: Candidates
     """Candidates per image that reach suppression."""
 
 

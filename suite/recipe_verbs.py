@@ -6,10 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from suite import schedule
 from suite.errors import SuiteError, UsageError
 from suite.files import write_text
-from suite.recipe import Recipe, find_recipe, list_shipped_recipes, load_recipe, recipe_to_dict
+from suite.recipe import (
+    NAME_LIMIT,
+    Recipe,
+    find_recipe,
+    list_shipped_recipes,
+    load_recipe,
+    recipe_to_dict,
+)
+from suite.strict_nodes import compose_nodes
 from suite.strict_yaml import encode_yaml
 
 
@@ -44,8 +54,8 @@ def show_recipe(recipe: Recipe, *, dataset_size: int | None = None) -> str:
 
     Args:
         recipe: loaded, overrides included.
-        dataset_size: images of the training set; without it, and without `schedule.nominal_epoch_images`,
-            the numbers of steps are not known.
+        dataset_size: images of the training set; without it, and without
+            `schedule.nominal_epoch_images`, the numbers of steps are not known.
     """
     facts = derive_facts(recipe, dataset_size=dataset_size)
     width = max(len(name) for name in facts)
@@ -82,22 +92,28 @@ def learning_rate_at(recipe: Recipe, step: int, dataset_size: int) -> float:
 def copy_recipe(name: str, target: Path, *, force: bool = False) -> Path:
     """Copy a recipe, comments included, as the start of one's own; return the file written.
 
+    The copy's `name` is that of its file, so that its runs do not mix with the original's.
+
     Args:
         name: a shipped name, or a file.
         target: the new file, or an existing folder to put it into.
         force: whether an existing file is replaced.
 
     Raises:
-        UsageError: no such recipe, or the target exists.
+        UsageError: no such recipe, the target exists, or its name cannot name a recipe.
         SuiteError: the target cannot be written.
     """
     source = find_recipe(name)
     path = target / source.name if target.is_dir() else target
     if path.exists() and not force:
         raise UsageError(f"{path}: exists; choose another name or pass --force")
+    if not NAME_LIMIT.holds(path.stem):
+        expected = f"expected {NAME_LIMIT.expected}"
+        raise UsageError(f"{path}: {path.stem!r} cannot name a recipe; {expected}")
     load_recipe(str(source))
+    text = _rename(source.read_text(encoding="utf-8-sig"), path.stem)
     try:
-        write_text(path, source.read_text(encoding="utf-8-sig"))
+        write_text(path, text)
     except OSError as error:
         raise SuiteError(f"{path}: cannot be written: {error.strerror}") from error
     return path
@@ -124,6 +140,16 @@ def diff_recipes(a: Recipe, b: Recipe) -> list[DiffRow]:
     """Return the fields in which two recipes differ, in the order of the file."""
     pairs = zip(_flatten(recipe_to_dict(a)), _flatten(recipe_to_dict(b)), strict=True)
     return [DiffRow(key, left, right) for (key, left), (_, right) in pairs if left != right]
+
+
+def _rename(text: str, name: str) -> str:
+    """Give the text of a valid recipe another name; all other characters stay."""
+    # The node's own place: a pattern could meet `name:` in another section, or quotes.
+    root, _ = compose_nodes(text)
+    assert isinstance(root, yaml.MappingNode)
+    node = next(value for key, value in root.value if key.value == "name")
+    spelled = yaml.safe_dump({"name": name}).strip().removeprefix("name: ")  # "null" needs quotes
+    return text[: node.start_mark.index] + spelled + text[node.end_mark.index :]
 
 
 def _build_row(name: str, path: Path) -> RecipeRow:

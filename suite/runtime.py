@@ -22,11 +22,11 @@ from models.detector import Detector
 from models.postprocess import PostprocessParameters
 from models.structures import Detections, Images
 from suite.checkpoint import TrainedDetector, load_detector
-from suite.device import Device
+from suite.device import Device, build_device
 from suite.errors import InputError, UsageError
 from suite.graph_file import INPUT_NAME, OUTPUT_NAMES, GraphFile, check_answer, load_graph
 from suite.graph_metadata import GraphInput
-from suite.graph_session import PROVIDERS, open_graph
+from suite.graph_session import PROVIDERS, best_kind, open_graph
 from suite.recipe import Recipe, recipe_digest
 
 Detect = Callable[[Images], list[Detections]]
@@ -41,6 +41,7 @@ class LoadedDetect:
         image_hw: of the network input.
         class_names, category_ids: by label.
         runtime: "torch" with the kind of device, or "onnxruntime" with the execution provider.
+        precision: that the network runs in: the device's, or what a graph says of itself.
         subject: what was loaded, for records: detector, recipe, data set, digests.
     """
 
@@ -49,7 +50,20 @@ class LoadedDetect:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     runtime: str
+    precision: str
     subject: dict[str, Any]
+
+
+def build_model_device(model: Path, kind: str, precision: str = "fp32") -> Device:
+    """Choose the device a model file runs on; "auto" is the best its own runtime can use.
+
+    Raises:
+        MissingEnvironment: as `build_device`.
+        UsageError: the device cannot compute in this precision.
+    """
+    if kind == "auto" and model.suffix == ".onnx":
+        kind = best_kind()
+    return build_device(kind, precision)  # type: ignore[arg-type]  # checked by click
 
 
 def load_detect(
@@ -83,6 +97,7 @@ def load_detect(
         class_names=trained.class_names,
         category_ids=trained.category_ids,
         runtime=f"torch {device.kind}",
+        precision=device.precision,
         subject=checkpoint_subject(trained),
     )
 
@@ -140,10 +155,23 @@ def torch_detect(
     return detect
 
 
-def null_detect(images: Images) -> list[Detections]:
-    """Detect nothing, at no cost."""
-    nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    return [nothing] * len(images.pixels)
+def null_detect(place: torch.device, image_hw: tuple[int, int]) -> Detect:
+    """Make a `Detect` without a network: it moves, normalises and cuts as others, finds nothing.
+
+    Args:
+        place: where the images go, as the network would have them.
+        image_hw: of the network input.
+    """
+
+    @torch.inference_mode()
+    def detect(images: Images) -> list[Detections]:
+        images = images.to(place)
+        size = len(images.normalised())
+        padded = torch.zeros(size, 0, 4, device=place), torch.zeros(size, 0, device=place)
+        counts = torch.zeros(size, dtype=torch.int64, device=place)
+        return unpad([*padded, counts[:, None][:, :0], counts], images, image_hw)
+
+    return detect
 
 
 def unpad(padded: Sequence[Tensor], images: Images, image_hw: tuple[int, int]) -> list[Detections]:
@@ -188,6 +216,7 @@ def _load_graph_detect(path: Path, device: Device, threads: int | None) -> Loade
         class_names=metadata.class_names,
         category_ids=metadata.category_ids,
         runtime=f"onnxruntime {PROVIDERS[device.kind]}",
+        precision=metadata.precision,
         subject=graph_subject(graph),
     )
 

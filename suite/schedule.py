@@ -2,8 +2,8 @@
 
 The shape is that of the Ascend ModelZoo's SSD-ResNet34: linear warm-up from 0, then a cosine that
 counts from the first step (so the peak is approached, never reached), then a floor. Steps count
-from 0. Epochs are nominal where `Schedule.nominal_epoch_images` says so: the published run calls 120,000
-images an epoch of a training set of 118,287.
+from 0. Epochs are nominal where `Schedule.nominal_epoch_images` says so: the published run calls
+120,000 images an epoch of a training set of 118,287.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def steps_per_epoch(schedule: Schedule, *, global_batch: int, dataset_size: int)
     Args:
         schedule: of the recipe.
         global_batch: images a step over all devices.
-        dataset_size: images of the training set; not used where the schedule has `nominal_epoch_images`.
+        dataset_size: images of the training set; not used where the schedule has
+            `nominal_epoch_images`.
 
     Raises:
         UsageError: an epoch is smaller than one batch.

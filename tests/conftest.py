@@ -33,10 +33,10 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real photos and weights beside the checkout."""
-    folder = REPOSITORY.parent / "shared"
+    """The folder of real photos and weights: SUITE_TEST_DATA, else `shared` beside the checkout."""
+    folder = Path(os.environ.get("SUITE_TEST_DATA", REPOSITORY.parent / "shared"))
     if not (folder / "data").is_dir():
-        pytest.skip("real data not present: no ../shared beside the checkout")
+        pytest.skip("real data not present: SUITE_TEST_DATA does not name its folder")
     return folder
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from suite.bench.timing import summarise_ms
 from suite.data.coco import load_coco
@@ -23,10 +24,11 @@ from suite.data.images import read_image_hw
 from suite.data.loading import collate, prepare_for_evaluation
 from suite.data.sample import Sample
 from suite.data.synthetic import write_synthetic
-from suite.device import Device, build_device
+from suite.device import Device
+from suite.errors import UsageError
 from suite.evaluation.coco import detections_to_results
 from suite.records import Record, build_record
-from suite.runtime import LoadedDetect, load_detect, null_detect
+from suite.runtime import LoadedDetect, build_model_device, load_detect, null_detect
 
 _NUM_GENERATED = 16
 
@@ -39,8 +41,9 @@ class InferenceRequest:
         images: photos; none stands for 16 generated ones.
         batch: images a run.
         runs: counted runs, after `warmup` uncounted ones.
-        device, precision: as everywhere.
-        threads: CPU threads of ONNX Runtime, None for its choice.
+        device: cpu, cuda, npu or auto.
+        precision: of a checkpoint's network, None for fp32; a graph has its own.
+        threads: CPU threads of ONNX Runtime, None for its choice; for graphs only.
     """
 
     images: Sequence[Path] = ()
@@ -48,7 +51,7 @@ class InferenceRequest:
     runs: int = 50
     warmup: int = 10
     device: str = "auto"
-    precision: str = "fp32"
+    precision: str | None = None
     threads: int | None = None
 
 
@@ -58,14 +61,16 @@ def bench_infer(model: Path, request: InferenceRequest) -> Record:
     Raises:
         InputError: the model or an image is unusable.
         MissingEnvironment: the device or its execution provider is absent.
+        UsageError: precision or threads are asked for where they have no effect.
     """
-    device = build_device(request.device, request.precision)  # type: ignore[arg-type]  # checked by click
+    _require_effect(model, request)
+    device = build_model_device(model, request.device, request.precision or "fp32")
     loaded = load_detect(model, device=device, threads=request.threads)
     with tempfile.TemporaryDirectory() as scratch:
         samples = _photo_samples(request.images) or _generated_samples(Path(scratch))
         device.reset_peak_memory()
         stages, num_detections = _time_stages(loaded, device, samples, request)
-        floor = _time_null(loaded, samples, request)
+        floor = _time_null(loaded, device, samples, request)
     counted = {name: seconds[request.warmup :] for name, seconds in stages.items()}
     totals = [sum(run) for run in zip(*counted.values(), strict=True)]
     metrics: dict[str, float | int | None] = dict(summarise_ms(totals, prefix="latency"))
@@ -82,6 +87,20 @@ def bench_infer(model: Path, request: InferenceRequest) -> Record:
         subject=loaded.subject,
         conditions=_describe(loaded, device, request),
     )
+
+
+def _require_effect(model: Path, request: InferenceRequest) -> None:
+    if model.suffix == ".onnx":
+        if request.precision is not None:
+            raise UsageError(
+                f"--precision {request.precision}: {model} has its own precision; "
+                "leave it out or measure the checkpoint"
+            )
+    elif request.threads is not None:
+        raise UsageError(
+            f"--threads {request.threads}: is for ONNX Runtime; {model} runs in PyTorch, "
+            "whose threads OMP_NUM_THREADS sets"
+        )
 
 
 def _time_stages(
@@ -112,17 +131,21 @@ def _time_stages(
 
 
 def _time_null(
-    loaded: LoadedDetect, samples: Sequence[Sample], request: InferenceRequest
+    loaded: LoadedDetect, device: Device, samples: Sequence[Sample], request: InferenceRequest
 ) -> list[float]:
-    """Time the `infer` stage around a runtime that does nothing: what the harness itself costs."""
+    """Time the `infer` stage without a network: moving, normalising and cutting alone."""
+    on_device = loaded.runtime.startswith("torch")  # ONNX Runtime is fed from the CPU
+    place = device.torch_device if on_device else torch.device("cpu")
+    detect = null_detect(place, loaded.image_hw)
     batch_samples = next(_batches(samples, request))
     batch = collate([prepare_for_evaluation(sample, loaded.image_hw) for sample in batch_samples])
     seconds = []
-    for _ in range(request.runs):
+    for _ in range(request.warmup + request.runs):
         started = time.perf_counter()
-        null_detect(batch.images)
+        detect(batch.images)
+        device.synchronize()
         seconds.append(time.perf_counter() - started)
-    return seconds
+    return seconds[request.warmup :]
 
 
 def _batches(samples: Sequence[Sample], request: InferenceRequest) -> Iterator[list[Sample]]:
@@ -146,14 +169,22 @@ def _generated_samples(scratch: Path) -> list[Sample]:
 def _describe(loaded: LoadedDetect, device: Device, request: InferenceRequest) -> dict[str, Any]:
     return {
         **device.describe(),
+        "precision": loaded.precision,
         "runtime": loaded.runtime,
         "batch": request.batch,
         "devices": 1,
         "image_hw": list(loaded.image_hw),
         "n": request.runs,
         "warmup": request.warmup,
-        "threads": request.threads,
+        "threads": _threads(loaded, request),
         "images": "given" if request.images else "generated",
         "scope": "global",
         "window": "infer stage, median over the counted runs",
     }
+
+
+def _threads(loaded: LoadedDetect, request: InferenceRequest) -> int | str:
+    """Return the CPU threads in effect; ONNX Runtime does not tell its own choice."""
+    if loaded.runtime.startswith("torch"):
+        return torch.get_num_threads()
+    return request.threads or "default"

@@ -47,7 +47,7 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
         SuiteError: as `train`.
     """
     job = prepare_job(recipe)
-    if job.plan.num_steps <= warmup + steps:
+    if job.plan.num_steps < warmup + steps:
         raise UsageError(
             f"recipe {recipe.name}: its run has {job.plan.num_steps} steps, fewer than "
             f"--warmup {warmup} and --steps {steps} need"
@@ -94,13 +94,13 @@ def _time_steps(
     counts: tuple[int, int],
 ) -> _Window:
     warmup, steps = counts
-    marks = []
+    marks = [time.perf_counter()]
     with closing(batches):
         for batch in batches:
             losses = learner(batch.to(device.torch_device))
             updater.step(sum(losses.values()))  # type: ignore[arg-type]  # sum starts from int 0
             device.synchronize()
             marks.append(time.perf_counter())
-            if len(marks) > warmup + steps:
+            if len(marks) == 1 + warmup + steps:
                 break
     return _Window(np.diff(marks[warmup:]).tolist())

@@ -6,9 +6,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from suite.recipe import Recipe
 
 FILE = click.Path(path_type=Path)
 DEVICES = click.Choice(["auto", "cpu", "cuda", "npu"])
@@ -29,17 +32,22 @@ def recipe_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 def load_recipe_with(
     recipe: str,
+    *,
     data: str | None,
     device: str | None,
     devices: int | None,
     assignments: Sequence[str],
-) -> Any:
-    """Load a recipe with what the flags override."""
+) -> tuple[Recipe, list[str]]:
+    """Load a recipe with what the flags override; also return what that changed, as sentences."""
+    from suite.placement import place_recipe
     from suite.recipe import load_recipe, parse_overrides
 
-    given = {"data.root": data, "device": device, "devices": devices}
-    overrides = {key: str(value) for key, value in given.items() if value is not None}
-    return load_recipe(recipe, overrides | parse_overrides(assignments))
+    overrides, notes = place_recipe(load_recipe(recipe), device=device, devices=devices)
+    if data is not None:
+        overrides["data.root"] = data
+    for note in notes:
+        click.echo(note, err=True)
+    return load_recipe(recipe, overrides | parse_overrides(assignments)), notes
 
 
 def print_json(schema: str, **content: Any) -> None:

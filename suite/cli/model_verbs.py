@@ -37,8 +37,9 @@ def train(
     from suite.records import load_record
     from suite.training import train as run_training
 
+    loaded, notes = load_recipe_with(recipe, **where)
     folder = run_training(
-        load_recipe_with(recipe, **where), output=output, resume=resume, evaluate_at_end=not no_eval
+        loaded, output=output, resume=resume, evaluate_at_end=not no_eval, notes=notes
     )
     if as_json:
         print_json("suite.train/1", run=str(folder), record=load_record(folder / "record.json"))
@@ -216,9 +217,9 @@ def bench() -> None:
 )
 @click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True)
 @click.option("--device", type=DEVICES, default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32",
-              show_default=True, help="Of a checkpoint; a graph has its own.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of ONNX Runtime.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]),
+              help="Of a checkpoint, fp32 by default; a graph has its own.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a graph's runtime.")
 @click.option("--output", type=FILE, default=Path("runs"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the record.")
 def bench_infer(
@@ -248,8 +249,9 @@ def bench_train(
     """Measure training images/s of RECIPE on its own data."""
     from suite.bench.train import bench_train as measure
 
-    loaded = load_recipe_with(recipe, **where)
+    loaded, notes = load_recipe_with(recipe, **where)
     record = measure(loaded, steps=steps, warmup=warmup)
+    record["notes"] += notes
     _keep_record(record, output, f"bench-train-{loaded.name}", as_json)
 
 

@@ -42,11 +42,19 @@ def data_synth(folder: Path, num_train: int, num_val: int, seed: int) -> None:
 def data_check(recipe: str, no_decode: bool, as_json: bool, **where: Any) -> None:
     """Check both splits of RECIPE's data; exit 3 when something is an error."""
     from suite.data import load_split
-    from suite.data.check import check_dataset, check_splits, format_findings
+    from suite.data.check import (
+        check_class_count,
+        check_crowd,
+        check_dataset,
+        check_splits,
+        format_findings,
+    )
 
-    section = load_recipe_with(recipe, **where).data
+    loaded, _ = load_recipe_with(recipe, **where)
+    section = loaded.data
     train, val = load_split(section, "train"), load_split(section, "val")
-    findings = check_splits(train, val)
+    findings = check_class_count(train, loaded.detector.num_classes) + check_splits(train, val)
+    findings += check_crowd(train, use_crowd=section.use_crowd)
     for label, split in (("train", train), ("val", val)):
         with progress_of(len(split.samples), label) as update:
             findings += check_dataset(split, decode=not no_decode, progress=update)
@@ -99,7 +107,7 @@ def recipes_show(recipe: str, dataset_size: int | None, lr_at: int | None, **whe
     """Print RECIPE with every default written out and what follows from it."""
     from suite.recipe_verbs import learning_rate_at, show_recipe
 
-    loaded = load_recipe_with(recipe, **where)
+    loaded, _ = load_recipe_with(recipe, **where)
     if lr_at is None:
         click.echo(show_recipe(loaded, dataset_size=dataset_size), nl=False)
         return
@@ -156,7 +164,7 @@ def recipes_diff(first: str, second: str) -> None:
     "--compare", type=click.Choice(["reference"]), help="Put published results beside ours."
 )
 @click.option(
-    "--output", type=FILE, help="Markdown file; by default reports/report.md where reports/ exists."
+    "--output", type=FILE, help="Markdown file; by default reports/report.md, else runs/report.md."
 )
 @click.option(
     "--format",

@@ -99,6 +99,33 @@ def check_splits(train: Dataset, val: Dataset) -> list[Finding]:
     return findings
 
 
+def check_class_count(dataset: Dataset, num_classes: int) -> list[Finding]:
+    """Compare the classes of the data with those of the detector, `detector.num_classes`."""
+    found = len(dataset.class_names)
+    if found == num_classes:
+        return []
+    value = f"{num_classes}, the data has {found}: {_join(dataset.class_names)}"
+    message = f"training and evaluation stop; set detector.num_classes to {found}"
+    return [Finding("error", "class_count", "", "detector.num_classes", value, message)]
+
+
+def check_crowd(dataset: Dataset, *, use_crowd: bool) -> list[Finding]:
+    """Count the crowd boxes (VOC: `difficult`) of the training split and say what becomes of them.
+
+    Args:
+        dataset: the training split.
+        use_crowd: `data.use_crowd` of the recipe.
+    """
+    counts = [int(sample.crowd.sum()) for sample in dataset.samples]
+    if not any(counts):
+        return []
+    item = _count(sum(counts), "box", many="boxes")
+    value = f"in {_count(sum(map(bool, counts)), 'image', many='images')}"
+    becomes = "trained on like all others" if use_crowd else "not trained on"
+    message = f"{becomes}, as data.use_crowd is {str(use_crowd).lower()}"
+    return [Finding("note", "crowd", "", item, value, message)]
+
+
 def format_findings(findings: Sequence[Finding]) -> str:
     """Return a table, errors first; of each rule at most 20 rows, then how many more there are."""
     if not findings:

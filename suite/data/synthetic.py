@@ -29,7 +29,7 @@ from suite.data import synthetic_drawing as drawing
 from suite.data import synthetic_shapes as shapes
 from suite.data.synthetic_drawing import Light, Sprite
 from suite.data.synthetic_shapes import Floats, Rng, Shape
-from suite.errors import UsageError
+from suite.errors import SuiteError, UsageError
 
 GENERATOR_VERSION = "1"
 MIN_VISIBLE = 0.4
@@ -94,22 +94,29 @@ def write_synthetic(
 
     Raises:
         UsageError: `folder` is a file or holds something.
+        SuiteError: the place cannot be written.
     """
     target = folder.resolve()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UsageError(f"{folder}: exists and is not an empty folder; name a new or an empty one")
-    target.parent.mkdir(parents=True, exist_ok=True)
     drawn, total = itertools.count(1), num_train + num_val
 
     def advance() -> None:
         if progress is not None:
             progress(next(drawn), total)
 
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        build = Path(scratch) / "set"
-        for split, num_images in zip(SPLITS, (num_train, num_val), strict=True):
-            _write_split(build, split, num_images=num_images, seed=seed, advance=advance)
-        build.replace(target)
+    try:
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise UsageError(
+                f"{folder}: exists and is not an empty folder; name a new or an empty one"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+            build = Path(scratch) / "set"
+            for split, num_images in zip(SPLITS, (num_train, num_val), strict=True):
+                _write_split(build, split, num_images=num_images, seed=seed, advance=advance)
+            build.replace(target)
+    except OSError as error:
+        cause = error.strerror or error  # Pillow's have a message alone
+        raise SuiteError(f"{folder}: cannot be written: {cause}; name another folder") from None
 
 
 def _write_split(

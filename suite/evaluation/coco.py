@@ -26,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 from torch import Tensor
 
-from suite.errors import InputError, UsageError
+from suite.errors import InputError, SuiteError
 from suite.files import write_text
 
 MAX_FILE_BYTES = 4 * 2**30
@@ -212,13 +212,13 @@ def write_results(results: list[dict[str, Any]], path: Path) -> None:
     """Write a COCO result file, whole or not at all; missing folders are created.
 
     Raises:
-        UsageError: the place cannot be written to.
+        SuiteError: the place cannot be written to.
     """
     text = json.dumps(results, allow_nan=False, separators=(",", ":"))
     try:
         write_text(path, text)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise SuiteError(f"{path}: the results cannot be written: {error.strerror}") from error
 
 
 def _require_valid_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> None:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from suite.checkpoint import load_checkpoint
+from suite.checkpoint import load_checkpoint, recipe_of_checkpoint
 from suite.data import check_classes, load_split
 from suite.data.sample import Dataset
-from suite.device import build_device
 from suite.errors import UsageError
 from suite.evaluation import evaluate
 from suite.evaluation.coco import Evaluation, write_results
 from suite.events import Progress
-from suite.recipe import Data, Recipe, list_shipped_recipes, load_recipe, recipe_from_dict
+from suite.recipe import Data, Recipe, list_shipped_recipes, load_recipe, recipe_digest
 from suite.records import build_record, write_record
 from suite.run_folder import create_run_folder, run_of_checkpoint
-from suite.runtime import LoadedDetect, load_detect
+from suite.runtime import LoadedDetect, build_model_device, load_detect
 
-RESULTS_NAME = "coco_instances_results.json"
+RESULTS_PATH = Path("eval", "coco_instances_results.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,6 @@ class EvaluationRequest:
         recipe: whose val split and ids; None for the model's own.
         data: overrides the recipe's `data.root`.
         device: cpu, cuda, npu or auto.
-        precision: of the network in PyTorch; a graph has its own.
         batch: images a call.
         as_published: postprocess a checkpoint exactly as the published code does.
         output: where the folder with results and record is made.
@@ -38,7 +36,6 @@ class EvaluationRequest:
     recipe: Recipe | None = None
     data: str | None = None
     device: str = "auto"
-    precision: str = "fp32"
     batch: int = 8
     as_published: bool = False
     output: Path = Path("runs")
@@ -53,7 +50,7 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
     """
     recipe = request.recipe or find_recipe_of(model)
     section = recipe.data if request.data is None else replace(recipe.data, root=request.data)
-    device = build_device(request.device, request.precision)  # type: ignore[arg-type]  # checked by click
+    device = build_model_device(model, request.device)
     loaded = load_detect(model, device=device, as_published=request.as_published)
     dataset = load_split(section, "val")
     _require_same_classes(loaded, dataset, model)
@@ -68,20 +65,21 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
     )
     progress.close()
     folder = create_run_folder(request.output, f"eval-{model.stem}")
-    write_results(results, folder / RESULTS_NAME)
+    write_results(results, folder / RESULTS_PATH)
     record = build_record(
         "eval",
         metrics=evaluation.numbers(),
-        subject={**loaded.subject, **_describe_data(section, dataset, recipe)},
+        subject={**loaded.subject, **_describe_data(section, dataset, loaded, recipe)},
         conditions={
             **device.describe(),
+            "precision": loaded.precision,
             "runtime": loaded.runtime,
             "batch": request.batch,
             "postprocess": "published" if request.as_published else "exported",
             "devices": 1,
             "image_hw": list(loaded.image_hw),
-            "epochs": recipe.schedule.epochs,
             "val_images": len(dataset.samples),
+            **_describe_training(loaded, recipe),
         },
     )
     write_record(record, folder / "record.json")
@@ -92,10 +90,11 @@ def find_recipe_of(model: Path) -> Recipe:
     """Return the recipe a model was trained by: in a checkpoint, or in the run folder around it.
 
     Raises:
+        InputError: the checkpoint is unusable.
         UsageError: a graph outside of a run folder says nothing about data.
     """
     if model.suffix != ".onnx":
-        return recipe_from_dict(load_checkpoint(model)["recipe"], source=str(model))
+        return recipe_of_checkpoint(load_checkpoint(model), source=str(model))
     run = run_of_checkpoint(model)
     if run is not None and (run / "recipe.yaml").is_file():
         return load_recipe(str(run / "recipe.yaml"))
@@ -112,9 +111,21 @@ def _require_same_classes(loaded: LoadedDetect, dataset: Dataset, model: Path) -
         )
 
 
-def _describe_data(section: Data, dataset: Dataset, recipe: Recipe) -> dict[str, object]:
-    return {
-        "dataset": section.name,
-        "val_digest": dataset.digest,
-        "reference": list(recipe.reference),
-    }
+def _describe_data(
+    section: Data, dataset: Dataset, loaded: LoadedDetect, recipe: Recipe
+) -> dict[str, object]:
+    facts: dict[str, object] = {"dataset": section.name, "val_digest": dataset.digest}
+    return facts | {"reference": list(recipe.reference)} if _is_own(recipe, loaded) else facts
+
+
+def _describe_training(loaded: LoadedDetect, recipe: Recipe) -> dict[str, float]:
+    """Return the epochs behind a model, where its own recipe says how many images each has."""
+    epoch_images = recipe.schedule.nominal_epoch_images
+    if epoch_images is None or not _is_own(recipe, loaded):
+        return {}
+    return {"epochs": loaded.subject["step"] * recipe.global_batch / epoch_images}
+
+
+def _is_own(recipe: Recipe, loaded: LoadedDetect) -> bool:
+    """Whether the model was trained by this recipe; any other one tells only about the data."""
+    return bool(loaded.subject["recipe_digest"] == recipe_digest(recipe))

@@ -191,8 +191,10 @@ def _check_stop(_: Record, row: ReferenceRow) -> str:
 
 def _check_epochs(record: Record, row: ReferenceRow) -> str:
     ours = record["conditions"].get("epochs")
-    if ours is None or row.epochs is None:
+    if row.epochs is None:
         return ""
+    if ours is None:
+        return "epochs not stated"
     close = abs(ours - row.epochs) <= EPOCHS_TOLERANCE * row.epochs
     return "" if close else f"epochs {ours:g} against {row.epochs:g}"
 

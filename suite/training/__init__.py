@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from suite.errors import Stopped
@@ -24,7 +25,12 @@ __all__ = ["train"]
 
 
 def train(
-    recipe: Recipe, *, output: Path, resume: Path | None = None, evaluate_at_end: bool = True
+    recipe: Recipe,
+    *,
+    output: Path,
+    resume: Path | None = None,
+    evaluate_at_end: bool = True,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Train a detector and return the run folder.
 
@@ -33,6 +39,7 @@ def train(
         output: where `<recipe>-<n>` is created.
         resume: a run folder to continue at the exact sample instead; see `suite.training.resume`
             for what may differ in its recipe.
+        notes: sentences for the record, such as what flags changed in the recipe.
         evaluate_at_end: judge the final weights on the val split.
 
     Raises:
@@ -86,7 +93,7 @@ def train(
             after_step=after_step,
         )
         evaluation = evaluate_run(run, progress=stop_if_asked) if evaluate_at_end else None
-        write_run_record(run, evaluation)
+        write_run_record(run, evaluation, notes)
     return folder
 
 

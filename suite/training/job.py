@@ -21,9 +21,9 @@ from suite.data.loading import (
 )
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
-from suite.errors import UsageError
+from suite.errors import MissingEnvironment, UsageError
 from suite.recipe import Recipe, recipe_digest
-from suite.schedule import learning_rate, total_steps
+from suite.schedule import learning_rate, steps_per_epoch, total_steps
 from suite.training.loop import Learner, build_learner
 from suite.training.optim import Updater
 from suite.weights import load_backbone_weights
@@ -66,12 +66,7 @@ def prepare_job(recipe: Recipe) -> Job:
     Raises:
         SuiteError: one of them is unusable.
     """
-    if recipe.devices != 1:
-        raise UsageError(
-            f"recipe {recipe.name}: devices is {recipe.devices}, this version trains on one; "
-            "pass --devices 1 (the global batch stays as it is)"
-        )
-    device = build_device(recipe.device, recipe.precision)
+    device = _build_device(recipe)
     tune_cpu_allocator()
     train_set, val_set = load_recipe_splits(recipe)
     samples = trainable_samples(train_set, use_crowd=recipe.data.use_crowd)
@@ -81,19 +76,33 @@ def prepare_job(recipe: Recipe) -> Job:
     return Job(recipe, device, train_set, val_set, samples, plan)
 
 
+def _build_device(recipe: Recipe) -> Device:
+    """Find the device before anything is read, and say how the recipe would run elsewhere."""
+    asked = f"recipe {recipe.name} asks for {recipe.devices} x {recipe.device}"
+    try:
+        device = build_device(recipe.device, recipe.precision)
+    except MissingEnvironment as error:
+        raise MissingEnvironment(
+            f"{asked}: {error}\nto run it elsewhere: --devices 1 --device cpu"
+        ) from error
+    if recipe.devices != 1:
+        raise MissingEnvironment(
+            f"{asked}: this version trains on one device\nto run it on one: --devices 1"
+        )
+    return device
+
+
 def plan_run(recipe: Recipe, *, dataset_size: int) -> Plan:
     """Turn a recipe's epochs into steps."""
-    epoch_images = recipe.schedule.nominal_epoch_images or dataset_size
+    of_run = {"global_batch": recipe.global_batch, "dataset_size": dataset_size}
+    epoch = steps_per_epoch(recipe.schedule, **of_run)
 
     def steps(epochs: float) -> int:
-        return max(1, round(epochs * epoch_images / recipe.global_batch))
+        return max(1, round(epochs * epoch))
 
-    num_steps = total_steps(
-        recipe.schedule, global_batch=recipe.global_batch, dataset_size=dataset_size
-    )
     every = recipe.eval_every_epochs
     return Plan(
-        num_steps=num_steps,
+        num_steps=total_steps(recipe.schedule, **of_run),
         checkpoint_every=steps(recipe.checkpoint_every_epochs),
         evaluate_every=None if every is None else steps(every),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
     return evaluation
 
 
-def write_run_record(run: Run, evaluation: Evaluation | None) -> None:
+def write_run_record(run: Run, evaluation: Evaluation | None, notes: Sequence[str]) -> None:
     """Write the record that completes a run."""
     checkpoint = checkpoint_path(run.folder / "checkpoints", run.job.plan.num_steps)
     subject = describe_subject(run.job) | {"checkpoint_sha256": file_sha256(checkpoint)}
@@ -110,5 +110,7 @@ def write_run_record(run: Run, evaluation: Evaluation | None) -> None:
         "evaluation excluded",
     }
     metrics = run.events.totals() | ({} if evaluation is None else evaluation.numbers())
-    record = build_record("train", metrics=metrics, subject=subject, conditions=conditions)
+    record = build_record(
+        "train", metrics=metrics, subject=subject, conditions=conditions, notes=notes
+    )
     write_record(record, run.folder / "record.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from suite.bench.infer import InferenceRequest, bench_infer
 from suite.bench.timing import summarise_ms
@@ -13,6 +14,7 @@ from suite.data.synthetic import write_synthetic
 from suite.errors import UsageError
 from suite.recipe import load_recipe
 from suite.records import load_record, write_record
+from suite.training.optim import Updater
 
 
 def test_percentiles_in_milliseconds() -> None:
@@ -23,7 +25,7 @@ def test_percentiles_in_milliseconds() -> None:
 
 @pytest.mark.parametrize("model", ["small_checkpoint", "small_graph"])
 def test_inference_record(model: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    asked = InferenceRequest(batch=2, runs=4, warmup=1, device="cpu", threads=1)
+    asked = InferenceRequest(batch=2, runs=4, warmup=1, device="cpu")
     record = bench_infer(request.getfixturevalue(model), asked)
     write_record(record, tmp_path / "record.json")
     record = load_record(tmp_path / "record.json")
@@ -34,11 +36,28 @@ def test_inference_record(model: str, tmp_path: Path, request: pytest.FixtureReq
     assert 0.5 * stages < metrics["latency_ms_p50"] < 2 * stages
     assert metrics["images_per_second"] == pytest.approx(2000 / metrics["infer_ms_p50"])
     assert metrics["images_per_second_end_to_end"] < metrics["images_per_second"]
-    assert metrics["harness_ms_p50"] < metrics["infer_ms_p50"]
+    # Normalising two images alone reads and writes 4 MB.
+    assert 0.02 < metrics["harness_ms_p50"] < metrics["infer_ms_p50"]
+    assert conditions["precision"] == "fp32"
+    assert conditions["threads"] == (torch.get_num_threads() if "point" in model else "default")
     assert metrics["detections_per_image"] > 1
 
 
-def test_training_record(tmp_path: Path) -> None:
+def test_threads_are_of_onnxruntime(small_graph: Path, small_checkpoint: Path) -> None:
+    asked = InferenceRequest(runs=1, warmup=0, device="cpu", threads=1)
+    assert bench_infer(small_graph, asked)["conditions"]["threads"] == 1
+    with pytest.raises(UsageError, match=r"--threads 1: .* OMP_NUM_THREADS"):
+        bench_infer(small_checkpoint, asked)
+
+
+def test_precision_is_of_a_checkpoint(small_graph: Path, small_checkpoint: Path) -> None:
+    asked = InferenceRequest(runs=1, warmup=0, device="cpu", precision="bf16")
+    assert bench_infer(small_checkpoint, asked)["conditions"]["precision"] == "bf16"
+    with pytest.raises(UsageError, match=r"--precision bf16: .*\.onnx has its own"):
+        bench_infer(small_graph, asked)
+
+
+def test_training_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_synthetic(tmp_path / "data", num_train=6, num_val=1, seed=0)
     overrides = {
         "data.root": str(tmp_path / "data"),
@@ -46,12 +65,22 @@ def test_training_record(tmp_path: Path) -> None:
         "detector.width": "0.125",
         "global_batch": "2",
         "precision": "fp32",
+        "schedule.epochs": "1",
     }
     recipe = load_recipe("demo", overrides)
-    record = bench_train(recipe, steps=2, warmup=1)
+    losses: list[torch.Tensor] = []
+    step = Updater.step
+
+    def count(updater: Updater, loss: torch.Tensor) -> object:
+        losses.append(loss)
+        return step(updater, loss)
+
+    monkeypatch.setattr(Updater, "step", count)
+    record = bench_train(recipe, steps=2, warmup=1)  # all that an epoch of 6 images in pairs has
+    assert len(losses) == 2 * 3  # with the loader, then without
     assert record["conditions"]["scope"] == "global"
     assert record["conditions"]["window"] == "2 steps after 1, data loading included"
     per_step = 2 / record["metrics"]["images_per_second"]
     assert 0.3 < per_step / (record["metrics"]["step_ms_p50"] / 1000) < 3
-    with pytest.raises(UsageError, match="--steps 2000"):
-        bench_train(recipe, steps=2000)
+    with pytest.raises(UsageError, match="has 3 steps, fewer than --warmup 1 and --steps 3 need"):
+        bench_train(recipe, steps=3, warmup=1)

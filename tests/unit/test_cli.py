@@ -68,7 +68,8 @@ def test_completion_script(run_suite: Run, shell: str) -> None:
         (["train", "ssd_r34_8x"], 2, "ssd_r34_8p"),
         (["train", "demo", "--set", "schedule.epoch=2"], 2, "schedule.epochs"),
         (["train", "demo", "--device", "cpu", "--data", "nowhere"], 1, "nowhere"),
-        (["train", "ssd_r34_8p", "--device", "cpu", "--devices", "8"], 2, "--devices 1"),
+        (["train", "ssd_r34_8p", "--device", "cpu"], 4, "--devices 1"),
+        (["train", "ssd_r34_8p", "--device", "cpu", "--devices", "1"], 1, "data/coco2017"),
         (["eval"], 2, "--results"),
         (["eval", "absent.pth"], 1, "absent.pth"),
         (["eval", "absent.onnx", "--recipe", "demo"], 1, "absent.onnx"),
@@ -94,10 +95,22 @@ def test_mistakes_end_in_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_npu_training_without_torch_npu_names_the_remedy(run_suite: Run) -> None:
-    done = run_suite("train", "ssd_r34_1p")
+@pytest.mark.parametrize("recipe", ["recipes/ssd_r34_8p.yaml", "ssd_r34_1p"])
+def test_without_npus_two_lines_say_what_is_missing_and_what_runs_elsewhere(
+    run_suite: Run, repository: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    monkeypatch.chdir(repository)
+    done = run_suite("train", recipe)
+    missing, elsewhere = done.stderr.splitlines()
     assert done.code == 4
-    assert 'pip install "npu-detection-suite[npu]"' in done.stderr
+    assert 'pip install "npu-detection-suite[npu]"' in missing
+    assert elsewhere == "to run it elsewhere: --devices 1 --device cpu"
+
+
+def test_a_moved_recipe_says_what_changed(run_suite: Run) -> None:
+    done = run_suite("recipes", "show", "ssd_r34_8p", "--device", "cpu", "--devices", "1")
+    assert "global batch 256 -> 32, peak learning rate 0.024 -> 0.003" in done.stderr
+    assert "global_batch: 32" in done.stdout and "precision: bf16" in done.stdout
 
 
 class _Payload:
@@ -183,3 +196,14 @@ def test_published_evaluation(run_suite: Run, shared: Path) -> None:
     )  # fmt: skip
     answer = json.loads(done.stdout)
     assert [round(answer[name], 3) for name in ("ap", "ap50", "ap75")] == [0.505, 0.697, 0.573]
+
+
+def test_data_that_does_not_fit_the_recipe_is_an_error(run_suite: Run, tmp_path: Path) -> None:
+    assert run_suite("data", "synth", tmp_path / "data", "--train", "4", "--val", "1").code == 0
+    where = ["--data", str(tmp_path / "data")]
+    fits = run_suite("data", "check", "demo", *where)
+    assert fits.code == 0, fits.stderr
+    done = run_suite("data", "check", "demo", *where, "--set", "detector.num_classes=80", "--json")
+    assert done.code == 3
+    rules = {finding["rule"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert rules["class_count"]["severity"] == "error"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from suite.data.images import read_image_hw
-from suite.errors import InputError, UsageError
+from suite.errors import InputError, SuiteError, UsageError
 from suite.predict import find_images, predict
 
 
@@ -55,6 +55,8 @@ def test_a_broken_image_is_skipped_and_named(
 ) -> None:
     (photos / "c.jpg").write_bytes(b"\xff\xd8 not a photo")
     done = predict(small_checkpoint, [str(photos)], output=tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [done.folder]
+    assert done.folder.name == "predict-small-1"
     assert done.num_images == 2
     assert [("c.jpg" in message) for message in done.skipped] == [True]
 
@@ -63,6 +65,22 @@ def test_nothing_readable_is_an_error(small_checkpoint: Path, tmp_path: Path) ->
     (tmp_path / "only.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"only\.jpg"):
         predict(small_checkpoint, [str(tmp_path / "only.jpg")], output=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["only.jpg"]
+
+
+def test_a_failure_midway_leaves_nothing(
+    small_checkpoint: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("suite.predict.write_text", refuse)
+    with pytest.raises(SuiteError, match=r"out: the predictions cannot be written \(full\)"):
+        predict(small_checkpoint, [str(photos)], output=tmp_path / "out", device="cpu")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def refuse(path: Path, text: str) -> None:
+    """Stand for a disk that is full after the drawings."""
+    assert len(list(path.parent.glob("*.jpg"))) == 2
+    raise OSError(28, "full")
 
 
 def test_sources_are_files_folders_and_patterns_without_repeats(
@@ -77,3 +95,10 @@ def test_sources_are_files_folders_and_patterns_without_repeats(
 def test_a_source_without_images_is_a_mistake(photos: Path) -> None:
     with pytest.raises(UsageError, match=r"\*\.gif"):
         find_images([str(photos / "*.gif")])
+
+
+@pytest.mark.parametrize("source", ["a**b", "x" * 5000, "nul\0byte"])
+def test_a_source_that_cannot_be_a_name_is_a_mistake(source: str) -> None:
+    with pytest.raises(UsageError, match=r"^(a\*\*b|x+|nul.byte): no (such|image)") as caught:
+        find_images([source])
+    assert len(str(caught.value)) < 250

@@ -69,7 +69,10 @@ DECAY = f"{BASE.schedule.decay_epochs:g}"
         ("postprocess.score_threshold", "1"),
         ("postprocess.iou_threshold", "1.1"),
         ("postprocess.max_detections", "0"),
+        ("postprocess.max_detections", "701"),
         ("postprocess.pre_topk", "1.5"),
+        ("postprocess.pre_topk", "0"),
+        ("postprocess.pre_topk", "3841"),
         ("global_batch", "0"),
         ("precision", "fp64"),
         ("device", "gpu"),
@@ -94,6 +97,12 @@ def test_values_out_of_range_are_refused(key: str, text: str) -> None:
     assert message.startswith(f"--set {key}: expected ")
 
 
+def test_the_largest_limits_of_the_graph_are_allowed() -> None:
+    largest = {"postprocess.pre_topk": "3840", "postprocess.max_detections": "700"}
+    postprocess = load_recipe("ssd_r34_bccd", largest).postprocess
+    assert (postprocess.pre_topk, postprocess.max_detections) == (3840, 700)
+
+
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
@@ -110,7 +119,8 @@ def test_values_out_of_range_are_refused(key: str, text: str) -> None:
         (
             "schedule.nominal_epoch_images",
             "1",
-            f"1 images an epoch (nominal_epoch_images) are fewer than {BATCH} a step (global_batch)",
+            "1 images an epoch (nominal_epoch_images) are fewer than "
+            f"{BATCH} a step (global_batch)",
         ),
         (
             "schedule.warmup_epochs",
@@ -190,7 +200,7 @@ def test_an_unknown_name_lists_close_and_shipped_ones() -> None:
     with pytest.raises(UsageError, match=r"'ssd_r34_bcd': no such file and no shipped recipe") as e:
         load_recipe("ssd_r34_bcd")
     assert "(did you mean 'ssd_r34_bccd'?)" in str(e.value)
-    assert "shipped are ssd_r34_1p, ssd_r34_8p" in str(e.value)
+    assert "shipped are demo, ssd_r34_1p, ssd_r34_8p" in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +295,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     devices, each = draw(st.integers(1, 64)), draw(st.integers(1, 64))
     form = draw(st.sampled_from(["coco", "voc"]))
     splits = coco_splits if form == "coco" else voc_splits
-    warmup, limit = draw(st.floats(0, 10)), draw(st.integers(1, 1000))
+    warmup, limit = draw(st.floats(0, 10)), draw(st.integers(1, 700))
     return Recipe(
         name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)),
         detector=Detector(
@@ -338,7 +348,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
             score_threshold=draw(below_one),
             iou_threshold=draw(share),
             max_detections=limit,
-            pre_topk=limit + draw(st.integers(0, 1000)),
+            pre_topk=limit + draw(st.integers(0, 3840 - 700)),
         ),
         global_batch=devices * each,
         precision=draw(st.sampled_from(["fp32", "bf16", "fp16"])),

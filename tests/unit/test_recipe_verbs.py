@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,9 +64,36 @@ def test_a_copy_keeps_the_comments_and_replaces_nothing(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     copy_recipe("demo", path, force=True)
     assert load_recipe(str(path)) == load_recipe("demo")
-    assert copy_recipe("ssd_r34_1p", tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
     with pytest.raises(UsageError, match="'nothing': no such file"):
         copy_recipe("nothing", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mine", "007", "null"])
+def test_a_copy_is_named_as_its_file_and_keeps_all_else(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.yaml"
+    assert copy_recipe("ssd_r34_1p", path) == path
+    assert load_recipe(str(path)) == replace(load_recipe("ssd_r34_1p"), name=name)
+    original = list_shipped_recipes()["ssd_r34_1p"].read_text(encoding="utf-8")
+    changed = set(original.splitlines()) ^ set(path.read_text(encoding="utf-8").splitlines())
+    spelled = name if name == "mine" else f"'{name}'"
+    assert changed == {"name: ssd_r34_1p", f"name: {spelled}"}
+
+
+def test_a_copy_finds_the_name_wherever_it_stands(tmp_path: Path) -> None:
+    source = tmp_path / "source.yaml"
+    text = list_shipped_recipes()["demo"].read_text(encoding="utf-8")
+    text = text.replace("name: demo\n", "") + '"name": "demo"  # é, mine\n'
+    source.write_text(text, encoding="utf-8")
+    path = copy_recipe(str(source), tmp_path / "target.yaml")
+    assert path.read_text(encoding="utf-8").endswith('"name": target  # é, mine\n')
+    assert load_recipe(str(path)) == replace(load_recipe("demo"), name="target")
+
+
+@pytest.mark.parametrize("name", ["my recipe.yaml", ".yaml", "a.b.yaml", "ü.yaml", "x" * 65])
+def test_a_copy_whose_file_cannot_name_a_recipe_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"cannot name a recipe; expected at most 64 ASCII"):
+        copy_recipe("demo", tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_validation_reports_every_mistake_of_every_recipe(tmp_path: Path) -> None:

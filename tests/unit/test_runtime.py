@@ -21,7 +21,7 @@ from suite.data.transforms import normalisation_affine, resize_image
 from suite.device import Device, build_device
 from suite.errors import InputError, MissingEnvironment
 from suite.files import file_sha256
-from suite.runtime import load_detect, null_detect
+from suite.runtime import build_model_device, load_detect, null_detect
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -104,10 +104,47 @@ def test_boxes_are_in_pixels_of_the_original(
 
 
 def test_nothing_detects_nothing_in_the_same_form(images: Images) -> None:
-    found = null_detect(images)
+    found = null_detect(torch.device("cpu"), (300, 300))(images)
     assert len(found) == 2
     assert found[0].boxes_xyxy.shape == (0, 4)
     assert found[0].scores.shape == found[0].labels.shape == (0,)
+    assert found[0].labels.dtype == torch.int64
+
+
+@pytest.fixture
+def torch_has_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU that torch can use."""
+    monkeypatch.setattr("suite.device._cuda_problem", lambda: None)
+    monkeypatch.setattr("suite.device._select", lambda kind, index: torch.device(kind, index))
+
+
+@pytest.mark.usefixtures("torch_has_cuda")
+@pytest.mark.parametrize(
+    ("provider", "kind"), [("CUDAExecutionProvider", "cuda"), ("CPUExecutionProvider", "cpu")]
+)
+def test_auto_is_what_the_models_own_runtime_can_use(
+    provider: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
+    assert build_model_device(Path("model.onnx"), "auto").kind == kind
+    assert build_model_device(Path("model.pth"), "auto").kind == "cuda"
+
+
+def test_auto_is_the_cpu_where_torch_has_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("suite.device._cuda_problem", lambda: "device cuda: no driver")
+    monkeypatch.setattr(
+        onnxruntime,
+        "get_available_providers",
+        lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    assert build_model_device(Path("model.onnx"), "auto").kind == "cpu"
+
+
+@pytest.mark.usefixtures("torch_has_cuda")
+def test_a_device_asked_for_is_never_replaced(small_graph: Path) -> None:
+    device = build_model_device(small_graph, "cuda")
+    with pytest.raises(MissingEnvironment, match="no CUDAExecutionProvider"):
+        load_detect(small_graph, device=device)
 
 
 def test_records_say_what_was_loaded(

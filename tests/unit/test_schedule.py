@@ -62,7 +62,9 @@ def test_the_published_schedule_at_its_turning_points() -> None:
 
 
 def test_epochs_are_counted_in_decimals() -> None:
-    schedule = dataclasses.replace(PUBLISHED, epochs=0.29, nominal_epoch_images=None, warmup_epochs=0.29)
+    schedule = dataclasses.replace(
+        PUBLISHED, epochs=0.29, nominal_epoch_images=None, warmup_epochs=0.29
+    )
     assert total_steps(schedule, global_batch=1, dataset_size=100) == 29
     assert warmup_steps(schedule, global_batch=1, dataset_size=100) == 29
 

@@ -10,7 +10,7 @@ import pytest
 
 import suite.shipped
 from models import DETECTORS
-from suite.recipe import Detector, Recipe, list_shipped_recipes, load_recipe
+from suite.recipe import Detector, Recipe, differing_keys, list_shipped_recipes, load_recipe
 from suite.schedule import total_steps
 from suite.shipped import shipped_folder
 
@@ -18,8 +18,7 @@ NAMES = list(list_shipped_recipes())
 
 
 def test_these_recipes_are_shipped() -> None:
-    expected = {"ssd_r34_1p", "ssd_r34_8p", "ssd_r34_bccd", "demo"}
-    assert expected <= set(NAMES)
+    assert NAMES == ["demo", "ssd_r34_1p", "ssd_r34_8p", "ssd_r34_bccd", "ssd_r34_finetune"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,6 +34,8 @@ def test_the_header_says_command_hardware_time_and_whose_ap(name: str) -> None:
     for item in ("command:", "hardware:", "expected time:", "expected AP:"):
         assert f"# {item}" in header[0]
     assert f"suite train {name} " in header[0]
+    (expected_ap,) = re.findall(r"# expected AP:(.*)", header[0])
+    assert re.search(r"\d|unverified", expected_ap)
 
 
 @pytest.mark.parametrize("name", ["ssd_r34_8p", "ssd_r34_1p"])
@@ -51,6 +52,27 @@ def test_the_published_runs_differ_in_devices_and_batch_alone() -> None:
     assert eight.schedule == one.schedule
     assert (eight.data, eight.augment, eight.optimizer) == (one.data, one.augment, one.optimizer)
     assert seen_images(eight) == seen_images(one) == 13_824_000
+
+
+def test_the_published_runs_state_how_they_depart_from_them() -> None:
+    for name in ("ssd_r34_8p", "ssd_r34_1p"):
+        text = list_shipped_recipes()[name].read_text(encoding="utf-8")
+        assert "departures:    torchvision's backbone weights with torch padding" in text
+        assert load_recipe(name).detector.padding == "torch"
+
+
+def test_fine_tuning_has_the_settings_measured_on_blood_cells() -> None:
+    measured, offered = load_recipe("ssd_r34_bccd"), load_recipe("ssd_r34_finetune")
+    differing = differing_keys(measured, offered)
+    assert [key for key in differing if not key.startswith("data.")] == [
+        "name",
+        "detector.backbone_weights",
+        "device",
+    ]
+    weights = load_recipe("ssd_r34_8p").detector.backbone_weights
+    assert (offered.detector.backbone_weights, offered.device) == (weights, "auto")
+    assert (offered.data.format, offered.data.root) == ("coco", "data/mine")
+    assert offered.data.use_crowd == measured.data.use_crowd
 
 
 def seen_images(recipe: Recipe) -> int:

@@ -76,9 +76,7 @@ def test_another_checkpoint_is_told_apart(
     flags = [word for assignment in SHORT for word in ("--set", assignment)]
     checkpoints = []
     for seed in ("0", "1"):
-        run = road(
-            "train", "demo", "--data", "data", *flags, "--set", f"seed={seed}", "--no-eval"
-        )
+        run = road("train", "demo", "--data", "data", *flags, "--set", f"seed={seed}", "--no-eval")
         checkpoints.append(max((Path(run.strip()) / "checkpoints").glob("*.pth")))
     road("export", str(checkpoints[0]))
     graph = checkpoints[0].with_suffix(".onnx")

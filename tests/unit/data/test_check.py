@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from suite.data.check import Finding, check_dataset, check_splits, format_findings
+from suite.data.check import (
+    Finding,
+    check_class_count,
+    check_crowd,
+    check_dataset,
+    check_splits,
+    format_findings,
+)
 from suite.data.coco import load_coco
 from suite.data.sample import Dataset
 from suite.data.voc import load_voc
@@ -116,6 +123,34 @@ def test_splits_must_agree_on_classes(tmp_path: Path) -> None:
     (finding,) = check_splits(train, val)
     assert (finding.severity, finding.rule) == ("error", "classes_differ")
     assert finding.value == "2 dust, 2 virus"
+
+
+def test_the_detector_must_have_as_many_classes_as_the_data(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, {"a.png": [GOOD_BOX]}, classes=("cell", "dust"))
+    assert check_class_count(dataset, 2) == []
+    for num_classes in (1, 3):
+        (finding,) = check_class_count(dataset, num_classes)
+        assert (finding.severity, finding.rule) == ("error", "class_count")
+        assert finding.value == f"{num_classes}, the data has 2: cell, dust"
+        assert "set detector.num_classes to 2" in finding.consequence
+
+
+def test_crowd_boxes_are_counted_with_what_becomes_of_them(tmp_path: Path) -> None:
+    images = {"a.png": [GOOD_BOX] * 3, "b.png": [GOOD_BOX], "c.png": [GOOD_BOX]}
+    dataset = make_dataset(tmp_path, images)
+    assert check_crowd(dataset, use_crowd=True) == []
+    path = tmp_path / "annotations.json"
+    document = json.loads(path.read_text())
+    for index in (0, 2, 3):
+        document["annotations"][index]["iscrowd"] = 1
+    path.write_text(json.dumps(document))
+    dataset = load_coco(path, tmp_path)
+    (used,) = check_crowd(dataset, use_crowd=True)
+    assert (used.severity, used.rule, used.item) == ("note", "crowd", "3 boxes")
+    assert used.value == "in 2 images"
+    assert used.consequence == "trained on like all others, as data.use_crowd is true"
+    (unused,) = check_crowd(dataset, use_crowd=False)
+    assert unused.consequence == "not trained on, as data.use_crowd is false"
 
 
 def test_the_same_image_in_both_splits_is_found_under_another_name(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from suite.data.synthetic import CLASSES, Scene, render_scene, scene_rng, write_synthetic
-from suite.errors import UsageError
+from suite.errors import SuiteError, UsageError
 
 NUM_TRAIN, NUM_VAL, SEED = 8, 3, 5
 
@@ -159,3 +159,15 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path / "set", num_train=2, num_val=1, seed=0, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for below in ("set", "deeper/set"):
+        folder = tmp_path / "file" / below
+        with pytest.raises(SuiteError) as caught:
+            write_synthetic(folder, num_train=1, num_val=0, seed=0)
+        assert str(caught.value).startswith(f"{folder}: cannot be written: ")
+        assert str(caught.value).endswith("; name another folder")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

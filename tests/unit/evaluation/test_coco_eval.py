@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from suite.errors import InputError, UsageError
+from suite.errors import InputError, SuiteError
 from suite.evaluation.coco import (
     Evaluation,
     detections_to_results,
@@ -239,10 +239,11 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["results.json"]
 
 
-def test_unwritable_place_is_a_usage_error(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_a_failure_not_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot write .*results\.json"):
+    with pytest.raises(SuiteError, match=r"results\.json: the results cannot be written") as caught:
         write_results([], tmp_path / "file" / "results.json")
+    assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize(

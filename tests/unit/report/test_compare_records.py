@@ -136,6 +136,12 @@ def test_a_pure_target_is_a_figure_to_reach(row: ReferenceRow) -> None:
     assert (found.published, found.verdict) == (0.23, "ahead")
 
 
+def test_ap_of_unknown_epochs_is_not_judged(row: ReferenceRow) -> None:
+    conditions = {key: value for key, value in NPU8.items() if key != "epochs"}
+    record = make("eval", metrics={"ap": 0.25}, conditions=conditions)
+    assert "epochs not stated" in compare_one(record, row).reasons
+
+
 @pytest.mark.parametrize(("epochs", "comparable"), [(117.9, True), (60, False), (240, False)])
 def test_ap_needs_about_as_many_epochs(epochs: float, comparable: bool, row: ReferenceRow) -> None:
     record = make(metrics={"ap": 0.25}, conditions=NPU8 | {"epochs": epochs})

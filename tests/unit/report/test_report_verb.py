@@ -165,6 +165,30 @@ def test_records_are_given_as_files_folders_or_patterns() -> None:
         assert len(document["records"]) == count
 
 
+def test_a_record_in_a_folder_counts_by_its_schema_not_by_its_name() -> None:
+    write_examples()
+    folder = Path("reports/records")
+    start = make("manifest", 4, metrics={}, subject={}, conditions={})
+    write_record(start, folder / "manifest.json")
+    Path(folder / "results.json").write_text("[]")
+    Path(folder / "sidecar.json").write_text('{"schema": "suite.graph/1"}')
+    whole = (folder / "ssd_r34_cpu.json").read_text()
+    Path(folder / "answer.json").write_text(f'{{"schema": "suite.train/1", "record": {whole}}}')
+    for names, count in (((folder,), 1), ((), 3)):
+        document = json.loads(run(*names, output_format="json"))
+        assert len(document["records"]) == count
+    Path(folder / "cut.json").write_text(whole[:-10])
+    with pytest.raises(InputError, match=r"cut\.json"):
+        run(folder)
+
+
+def test_a_folder_without_records_is_a_mistake() -> None:
+    Path("empty").mkdir()
+    Path("empty/results.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"empty: no record here .*suite\.record/1"):
+        run("empty")
+
+
 def test_records_elsewhere_are_named_without_the_path_to_them(workplace: Path) -> None:
     write_examples()
     here = Path("elsewhere")
@@ -180,6 +204,14 @@ def test_markdown_goes_to_reports_where_that_folder_exists() -> None:
     text = run()
     assert text.endswith("Written: reports/report.md\n")
     assert Path("reports/report.md").read_text() == run(output_format="markdown")
+
+
+def test_markdown_goes_to_runs_where_there_is_no_folder_reports() -> None:
+    write_examples()
+    shutil.rmtree("reports")
+    assert run().endswith("Written: runs/report.md\n")
+    Path("runs").rename("elsewhere")
+    assert "Written" not in run("elsewhere")
 
 
 def test_markdown_goes_where_it_is_asked_for(workplace: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from suite.data.synthetic import write_synthetic
-from suite.errors import UsageError
+from suite.errors import MissingEnvironment, UsageError
 from suite.recipe import load_recipe
 from suite.training.job import Plan, plan_run, prepare_job
 
@@ -17,13 +17,13 @@ from suite.training.job import Plan, plan_run, prepare_job
 def test_the_published_run_in_steps() -> None:
     plan = plan_run(load_recipe("ssd_r34_8p"), dataset_size=117_266)
     # 120,000 nominal images an epoch, 256 a step.
-    assert plan == Plan(num_steps=54_000, checkpoint_every=469, evaluate_every=None)
+    assert plan == Plan(num_steps=54_000, checkpoint_every=468, evaluate_every=None)
 
 
 def test_parts_of_epochs_are_rounded_to_steps_and_never_to_none() -> None:
     changes = {"eval_every_epochs": "2.5", "checkpoint_every_epochs": "0.01"}
     plan = plan_run(load_recipe("demo", changes), dataset_size=100)
-    assert (plan.evaluate_every, plan.checkpoint_every) == (16, 1)
+    assert (plan.evaluate_every, plan.checkpoint_every) == (15, 1)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_a_job_has_device_data_and_plan(generated: Path) -> None:
 
 def test_several_devices_are_refused(generated: Path) -> None:
     recipe = load_recipe("demo", {"data.root": str(generated)})
-    with pytest.raises(UsageError, match="devices is 2, this version trains on one; pass --dev"):
+    with pytest.raises(MissingEnvironment, match=r"one device\nto run it on one: --devices 1"):
         prepare_job(replace(recipe, devices=2))
 
 
