@@ -233,8 +233,12 @@ def _differs_in_batch(
     (one,), (other,) = split_rows(alone), split_rows(in_batch.padded)
     if pair_detections(one, other, _limits(sides)).unpaired == 0:
         return False
-    inspected = sides.ask_graph(pixels[row : row + 1])._replace(padded=alone)
-    return not _explained_by_ties(sides, inspected, in_batch)
+    # The runtime fuses other operators in the graph with its inner values exposed, so near ties may
+    # fall otherwise there: the boxes are then no criterion, the list of scores still is.
+    limit = _limits(sides).max_score_difference
+    same_scores = _distance(alone[1], in_batch.padded[1]) <= limit
+    inspected = sides.ask_graph(pixels[row : row + 1])
+    return not (same_scores and _explained_by_ties(sides, inspected, in_batch))
 
 
 def _count_misfits(padded: Outputs, sides: _Sides) -> int:

@@ -122,7 +122,9 @@ def without_accelerators(monkeypatch: pytest.MonkeyPatch) -> None:
 def install_torch_npu(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "torch_npu.py").write_text(source)
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.delitem(sys.modules, "torch_npu", raising=False)
+    # Set and deleted: at the end monkeypatch then also removes what was imported meanwhile.
+    monkeypatch.setitem(sys.modules, "torch_npu", None)  # type: ignore[arg-type]
+    del sys.modules["torch_npu"]
 
 
 def run_python(code: str, *, folder: Path | None = None) -> Any:

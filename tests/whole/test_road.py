@@ -61,12 +61,12 @@ def test_from_recipe_to_report(road: Callable[..., str], run_suite: Run, tmp_pat
     road("bench", "infer", str(graph), "--runs", "2", "--warmup", "1")
     table = road("report", "--compare", "reference")
     assert run.name in table
-    records = sorted(path.parent.name for path in Path("runs").rglob("record.json"))
+    records = [path.parent.name for path in Path("runs").rglob("record.json")]
     stem = checkpoint.stem
-    assert records == [
+    assert set(records) == {
         f"bench-infer-{stem}-1", f"eval-{stem}-1", f"eval-{stem}-2", f"eval-{stem}-3",
         run.name, f"verify-{stem}-1",
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 def test_another_checkpoint_is_told_apart(

@@ -21,7 +21,7 @@ def test_the_published_run_in_steps() -> None:
 
 
 def test_parts_of_epochs_are_rounded_to_steps_and_never_to_none() -> None:
-    changes = {"eval_every_epochs": "2.5", "checkpoint_every_epochs": "0.01"}
+    changes = {"eval_every_epochs": "2.5", "checkpoint_every_epochs": "0.01", "global_batch": "16"}
     plan = plan_run(load_recipe("demo", changes), dataset_size=100)
     assert (plan.evaluate_every, plan.checkpoint_every) == (15, 1)
 
@@ -39,7 +39,7 @@ def test_a_job_has_device_data_and_plan(generated: Path) -> None:
     assert (job.device.kind, job.device.precision) == ("cpu", "bf16")
     assert len(job.train_set.samples) == 16
     assert all(len(sample.labels) for sample in job.samples)
-    assert job.plan.num_steps == 3 * len(job.samples) // 16
+    assert job.plan.num_steps == 3 * len(job.samples) // recipe.global_batch
 
 
 def test_several_devices_are_refused(generated: Path) -> None:
