@@ -7,9 +7,11 @@ full one does not learn from scratch in the time that a demo may take on two cor
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from PIL import Image
 
 from suite.bench.infer import InferenceRequest, bench_infer
 from suite.checkpoint import list_checkpoints
@@ -17,9 +19,11 @@ from suite.data.synthetic import write_synthetic
 from suite.deploy.export import export
 from suite.deploy.parity import format_parity
 from suite.device import cpu_has_bf16
+from suite.drawing import tile_images
 from suite.errors import CheckFailed
 from suite.evaluation.coco import Evaluation
 from suite.evaluation.model import EvaluationRequest, evaluate_model
+from suite.files import replacing
 from suite.predict import predict
 from suite.recipe import Recipe, load_recipe
 from suite.records import write_record
@@ -68,7 +72,9 @@ def demo(folder: Path) -> Path:
         record = bench_infer(model, InferenceRequest(images=photos, device="cpu", runs=20))
         write_record(record, new_record_path(runs, f"bench-{model.suffix[1:]}"))
     predictions = predict(graph, [str(path) for path in photos], output=runs, device="cpu")
-    click.echo(f"drawn: {predictions.folder}")
+    picture = folder / "predictions.jpg"
+    _write_sheet(sorted(predictions.folder.glob("*.jpg")), picture)
+    click.echo(f"drawn: {picture}")
     click.echo("6/6 report")
     click.echo(_report(runs, target))
     _require_learnt(ours, theirs)
@@ -82,6 +88,12 @@ def _load_recipe(data: Path) -> Recipe:
         # Emulated bf16 is slower than fp32.
         overrides["precision"] = "fp32"
     return load_recipe("demo", overrides)
+
+
+def _write_sheet(drawings: list[Path], target: Path) -> None:
+    with ExitStack() as opened, replacing(target) as temporary:
+        images = [opened.enter_context(Image.open(path)) for path in drawings]
+        tile_images(images, columns=4).save(temporary, quality=88)
 
 
 def _report(runs: Path, target: Path) -> str:

@@ -24,7 +24,7 @@ class UsageError(SuiteError):
 
 
 class CheckFailed(SuiteError):
-    """A check ran to its end and its answer is no (verify, data check, report --fail-on)."""
+    """A check ran to its end and its answer is no (verify, data check, export)."""
 
     exit_code = 3
 

@@ -64,45 +64,25 @@ def train(
 def eval_(
     model: Path | None,
     recipe: str | None,
-    data: str | None,
-    device: str,
-    batch: int,
-    output: Path,
-    as_published: bool,
     results: Path | None,
     annotations: Path | None,
     as_json: bool,
+    **request: Any,
 ) -> None:
     """Judge MODEL (.pth or .onnx), or saved results, by COCO's twelve numbers."""
-    from suite.evaluation.coco import format_evaluation, modelzoo_line
-
-    folder = None
     if results is not None and annotations is not None and model is None:
-        evaluation = _judge_results(results, annotations)
+        evaluation, folder = _judge_results(results, annotations), None
     elif model is not None and results is None and annotations is None:
-        from suite.evaluation.model import EvaluationRequest, evaluate_model
-        from suite.recipe import load_recipe
-
-        request = EvaluationRequest(
-            recipe=load_recipe(recipe) if recipe else None,
-            data=data,
-            device=device,
-            batch=batch,
-            as_published=as_published,
-            output=output,
-        )
-        evaluation, folder = evaluate_model(model, request)
+        evaluation, folder = _judge_model(model, recipe, request)
     else:
         raise click.UsageError("give either MODEL, or --results together with --annotations")
     if as_json:
         where = None if folder is None else str(folder)
-        print_json(
-            "suite.eval/1",
-            folder=where,
-            **evaluation.numbers(),
-            per_class_ap=evaluation.per_class_ap,
-        )
+        figures = evaluation.numbers() | {"per_class_ap": evaluation.per_class_ap}
+        print_json("suite.eval/1", folder=where, **figures)
         return
+    from suite.evaluation.coco import format_evaluation, modelzoo_line
+
     click.echo(format_evaluation(evaluation))
     click.echo(modelzoo_line(evaluation))
     if folder is not None:
@@ -113,6 +93,14 @@ def _judge_results(results: Path, annotations: Path) -> Any:
     from suite.evaluation.coco import evaluate_coco, load_ground_truth, load_results
 
     return evaluate_coco(load_ground_truth(annotations), load_results(results))
+
+
+def _judge_model(model: Path, recipe: str | None, request: dict[str, Any]) -> Any:
+    from suite.evaluation.model import EvaluationRequest, evaluate_model
+    from suite.recipe import load_recipe
+
+    loaded = load_recipe(recipe) if recipe else None
+    return evaluate_model(model, EvaluationRequest(recipe=loaded, **request))
 
 
 @click.command()
