@@ -71,28 +71,26 @@ def eval_(
 ) -> None:
     """Judge MODEL (.pth or .onnx), or saved results, by COCO's twelve numbers."""
     if results is not None and annotations is not None and model is None:
-        evaluation, folder = _judge_results(results, annotations), None
+        evaluation, folder = _judge_results(results, annotations, request["output"])
     elif model is not None and results is None and annotations is None:
         evaluation, folder = _judge_model(model, recipe, request)
     else:
         raise click.UsageError("give either MODEL, or --results together with --annotations")
     if as_json:
-        where = None if folder is None else str(folder)
         figures = evaluation.numbers() | {"per_class_ap": evaluation.per_class_ap}
-        print_json("suite.eval/1", folder=where, **figures)
+        print_json("suite.eval/1", folder=str(folder), **figures)
         return
     from suite.evaluation.coco import format_evaluation, modelzoo_line
 
     click.echo(format_evaluation(evaluation))
     click.echo(modelzoo_line(evaluation))
-    if folder is not None:
-        click.echo(str(folder))
+    click.echo(str(folder))
 
 
-def _judge_results(results: Path, annotations: Path) -> Any:
-    from suite.evaluation.coco import evaluate_coco, load_ground_truth, load_results
+def _judge_results(results: Path, annotations: Path, output: Path) -> Any:
+    from suite.evaluation.model import evaluate_results
 
-    return evaluate_coco(load_ground_truth(annotations), load_results(results))
+    return evaluate_results(results, annotations, output=output)
 
 
 def _judge_model(model: Path, recipe: str | None, request: dict[str, Any]) -> Any:
@@ -112,21 +110,18 @@ def _judge_model(model: Path, recipe: str | None, request: dict[str, Any]) -> An
               help="op: postprocess inside; none: raw logits and deltas.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="SOURCE", help="Photos for the proof of parity.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--records", type=FILE, default=Path("runs"), show_default=True,
+              help="Where the record's folder is made.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the parity figures.")
 def export(
-    checkpoint: Path,
-    output: Path | None,
-    nms: Any,
-    images: Sequence[str],
-    force: bool,
-    as_json: bool,
+    checkpoint: Path, images: Sequence[str], records: Path, as_json: bool, **target: Any
 ) -> None:
     """Write CHECKPOINT as one ONNX file, after proving that it computes the same."""
     from suite.deploy.export import export as export_graph
     from suite.predict import find_images
 
-    photos = find_images(images)
-    graph, parity = export_graph(checkpoint, output=output, nms=nms, images=photos, force=force)
+    graph, parity = export_graph(checkpoint, images=find_images(images), **target)
+    _keep_parity("export", graph, parity, records)
     _show_parity(graph, parity, as_json)
 
 
@@ -142,19 +137,23 @@ def verify(
     model: Path, checkpoint: Path, images: Sequence[str], output: Path, as_json: bool
 ) -> None:
     """Prove that MODEL (.onnx) computes what a checkpoint computes; exit 3 if not."""
-    from suite.deploy.verify import build_verify_record
     from suite.deploy.verify import verify as verify_graph
     from suite.predict import find_images
-    from suite.records import write_record
-    from suite.run_folder import new_record_path
 
     parity = verify_graph(model, checkpoint, images=find_images(images))
-    write_record(
-        build_verify_record(model, parity), new_record_path(output, f"verify-{model.stem}")
-    )
+    _keep_parity("verify", model, parity, output)
     _show_parity(model, parity, as_json)
     if parity.failures():
         raise CheckFailed(f"{model}: not {checkpoint}: {'; '.join(parity.failures())}")
+
+
+def _keep_parity(kind: str, graph: Path, parity: Any, output: Path) -> None:
+    from suite.deploy.verify import build_parity_record
+    from suite.records import write_record
+    from suite.run_folder import new_record_path
+
+    record = build_parity_record(kind, graph, parity)
+    write_record(record, new_record_path(output, f"{kind}-{graph.stem}"))
 
 
 def _show_parity(graph: Path, parity: Any, as_json: bool) -> None:

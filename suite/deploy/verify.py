@@ -54,12 +54,12 @@ def verify(model: Path, checkpoint: Path, *, images: Sequence[Path] = ()) -> Par
     return replace(parity, metadata=tuple(differing))
 
 
-def build_verify_record(model: Path, parity: Parity) -> Record:
-    """Return the record of a verification."""
+def build_parity_record(kind: str, model: Path, parity: Parity) -> Record:
+    """Return the record of a verification; the kind is "verify" or "export"."""
     figures = parity.as_dict()
     differing = figures.pop("metadata")
     return build_record(
-        "verify",
+        kind,
         metrics=figures,
         subject=graph_subject(load_graph(model)),
         conditions={"kind": "cpu", "differing_metadata": differing, "failures": parity.failures()},

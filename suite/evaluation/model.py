@@ -10,11 +10,18 @@ from suite.data import check_classes, load_split
 from suite.data.sample import Dataset
 from suite.errors import UsageError
 from suite.evaluation import evaluate
-from suite.evaluation.coco import Evaluation, write_results
+from suite.evaluation.coco import (
+    Evaluation,
+    evaluate_coco,
+    load_ground_truth,
+    load_results,
+    write_results,
+)
 from suite.events import Progress
+from suite.files import file_sha256
 from suite.recipe import Data, Recipe, list_shipped_recipes, load_recipe, recipe_digest
 from suite.records import build_record, write_record
-from suite.run_folder import create_run_folder, run_of_checkpoint
+from suite.run_folder import create_run_folder, new_record_path, run_of_checkpoint
 from suite.runtime import LoadedDetect, build_model_device, load_detect
 
 RESULTS_PATH = Path("eval", "coco_instances_results.json")
@@ -84,6 +91,24 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
     )
     write_record(record, folder / "record.json")
     return evaluation, folder
+
+
+def evaluate_results(results: Path, annotations: Path, *, output: Path) -> tuple[Evaluation, Path]:
+    """Judge saved COCO results; return the figures and the folder of the record.
+
+    Raises:
+        InputError: a file is unusable, or the results are not of these annotations.
+    """
+    evaluation = evaluate_coco(load_ground_truth(annotations), load_results(results))
+    record = build_record(
+        "eval",
+        metrics=evaluation.numbers(),
+        subject={"results_sha256": file_sha256(results), "val_digest": file_sha256(annotations)},
+        conditions={"val_images": evaluation.num_images},
+    )
+    path = new_record_path(output, f"eval-{results.stem}")
+    write_record(record, path)
+    return evaluation, path.parent
 
 
 def find_recipe_of(model: Path) -> Recipe:

@@ -14,6 +14,7 @@ import click
 import pytest
 
 from suite.cli import cli
+from suite.records import load_record
 
 Run = Callable[..., Any]
 
@@ -168,7 +169,10 @@ def test_doctor(run_suite: Run) -> None:
     assert checks["torch"]["status"] in {"ok", "warning"}
 
 
-def test_saved_results_are_judged(run_suite: Run, tmp_path: Path) -> None:
+def test_saved_results_are_judged(
+    run_suite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     truth = {
         "images": [{"id": 7, "width": 50, "height": 40, "file_name": "a.jpg"}],
         "categories": [{"id": 3, "name": "cell"}],
@@ -186,9 +190,14 @@ def test_saved_results_are_judged(run_suite: Run, tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["schema"] == "suite.eval/1"
     assert (answer["ap"], answer["ar1"]) == (pytest.approx(1), pytest.approx(1))
+    assert load_record(Path(answer["folder"], "record.json"))["metrics"]["ap"] == answer["ap"]
+    assert run_suite("report").code == 0
 
 
-def test_published_evaluation(run_suite: Run, shared: Path) -> None:
+def test_published_evaluation(
+    run_suite: Run, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = shared / "data" / "eval_golden"
     done = run_suite(
         "eval", "--results", folder / "instances_val2014_fakebbox100_results.json",

@@ -65,7 +65,7 @@ def test_from_recipe_to_report(road: Callable[..., str], run_suite: Run, tmp_pat
     stem = checkpoint.stem
     assert set(records) == {
         f"bench-infer-{stem}-1", f"eval-{stem}-1", f"eval-{stem}-2", f"eval-{stem}-3",
-        run.name, f"verify-{stem}-1",
+        run.name, f"export-{stem}-1", f"verify-{stem}-1",
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ Format = Literal["table", "markdown", "json"]
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -86,9 +86,9 @@ def check_golden(text: str, name: str) -> None:
 
 
 @pytest.fixture
-def small_reference(workplace: Path) -> Path:
+def small_reference(working_folder: Path) -> Path:
     """A few of the published rows, so that a new one elsewhere changes no golden file."""
-    folder = workplace / "small"
+    folder = working_folder / "small"
     folder.mkdir()
     for name in ("seed.csv", "ascend.csv"):
         shutil.copy(FOLDER / name, folder)
@@ -123,13 +123,13 @@ def test_text_fits_a_terminal_and_holds_no_colour(compare: str | None) -> None:
 
 
 def test_without_records_the_published_rows_are_shown_and_nothing_is_written(
-    workplace: Path,
+    working_folder: Path,
 ) -> None:
-    (workplace / "reports").mkdir()
+    (working_folder / "reports").mkdir()
     text = run()
     assert text.index("seed-001") < text.index("seed-003") < text.index("ascend-001")
     assert "36.6[1]" in text
-    assert list((workplace / "reports").iterdir()) == []
+    assert list((working_folder / "reports").iterdir()) == []
 
 
 def test_json_is_one_document_that_holds_everything() -> None:
@@ -189,14 +189,14 @@ def test_a_folder_without_records_is_a_mistake() -> None:
         run("empty")
 
 
-def test_records_elsewhere_are_named_without_the_path_to_them(workplace: Path) -> None:
+def test_records_elsewhere_are_named_without_the_path_to_them(working_folder: Path) -> None:
     write_examples()
     here = Path("elsewhere")
     here.mkdir()
     os.chdir(here)
-    document = json.loads(run(workplace / "runs", output_format="json"))
+    document = json.loads(run(working_folder / "runs", output_format="json"))
     assert document["records"][0]["name"] == "ssd_r34_coco-1"
-    assert str(workplace) not in json.dumps([entry["name"] for entry in document["records"]])
+    assert str(working_folder) not in json.dumps([entry["name"] for entry in document["records"]])
 
 
 def test_markdown_goes_to_reports_where_that_folder_exists() -> None:
@@ -214,9 +214,9 @@ def test_markdown_goes_to_runs_where_there_is_no_folder_reports() -> None:
     assert "Written" not in run("elsewhere")
 
 
-def test_markdown_goes_where_it_is_asked_for(workplace: Path) -> None:
+def test_markdown_goes_where_it_is_asked_for(working_folder: Path) -> None:
     run(output=Path("deep/mine.md"))
-    assert (workplace / "deep" / "mine.md").read_text().startswith("# Report\n")
+    assert (working_folder / "deep" / "mine.md").read_text().startswith("# Report\n")
 
 
 def test_arguments_that_cannot_work_are_refused() -> None:
