@@ -23,7 +23,7 @@ from suite.training.job import (
     open_batches,
     prepare_job,
 )
-from suite.training.loop import Learner
+from suite.training.loop import Learner, train_step
 from suite.training.optim import Updater
 
 
@@ -97,8 +97,7 @@ def _time_steps(
     marks = [time.perf_counter()]
     with closing(batches):
         for batch in batches:
-            losses = learner(batch.to(device.torch_device))
-            updater.step(sum(losses.values()))  # type: ignore[arg-type]  # sum starts from int 0
+            train_step(batch.to(device.torch_device), learner, updater)
             device.synchronize()
             marks.append(time.perf_counter())
             if len(marks) == 1 + warmup + steps:

@@ -255,6 +255,7 @@ def _region_problem(annotation: dict[str, Any]) -> str | None:
 def _is_finite(value: object) -> bool:
     # A comparison instead of math.isfinite, which overflows on JSON's integers of any length.
     is_number = isinstance(value, Real) and not isinstance(value, bool)
+    # mypy does not carry the first test over to the second.
     return is_number and -1e30 < value < 1e30  # type: ignore[operator]
 
 

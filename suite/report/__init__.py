@@ -92,8 +92,11 @@ def _find_records(given: Sequence[str | Path]) -> list[Path]:
 def _find_argument(path: Path) -> list[Path]:
     if path.is_dir():
         return _find_in_folder(path)
+    if path.is_file():
+        return [path]
     # Path.glob takes no absolute pattern.
-    return [path] if path.is_file() else [Path(p) for p in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    found = glob.glob(str(path), recursive=True)  # noqa: PTH207
+    return [Path(name) for name in found]
 
 
 def _find_in_folder(folder: Path) -> list[Path]:

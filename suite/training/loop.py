@@ -51,11 +51,17 @@ def run_steps(
     """
     with closing(batches):  # ends the loader's processes, whatever ends the loop
         for batch in batches:
-            losses = learner(batch.to(device.torch_device))
             lr = updater.lr
-            updater.step(torch.stack(list(losses.values())).sum())
+            losses = train_step(batch.to(device.torch_device), learner, updater)
             events.stepped(losses, lr=lr)
             after_step(updater.num_steps_done)
+
+
+def train_step(batch: Batch, learner: Learner, updater: Updater) -> dict[str, Tensor]:
+    """Make one optimizer step on a batch that is on the device; return its losses, unread."""
+    losses = learner(batch)
+    updater.step(torch.stack(list(losses.values())).sum())
+    return losses
 
 
 @contextmanager
