@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +60,73 @@ def build_ssd_anchors(levels: tuple[SSDLevel, ...], image_size: int) -> Tensor:
     """
     anchors = torch.cat([_level_anchors(level) for level in levels])
     return anchors.clamp(0, image_size).float()
+
+
+Rounding = Literal["exact", "torchvision"]
+
+# RetinaNet (Lin et al. 2017): a level's anchors have 4 times its stride as side, times each of
+# these octave scales, for each ratio of height to width. Shape order: ratio by ratio, as in
+# mmdetection.
+_RETINANET_STRIDES = (8, 16, 32, 64, 128)
+_NUM_HALVINGS = 7
+_OCTAVE_SCALES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+_RATIOS = (0.5, 1.0, 2.0)
+RETINANET_SHAPES = len(_OCTAVE_SCALES) * len(_RATIOS)
+
+
+def retinanet_cells(image_hw: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return rows and columns of the maps P3 to P7, each half of the one before, rounded up."""
+    rows, columns = image_hw
+    cells = []
+    for _ in range(_NUM_HALVINGS):
+        # As convolutions count, so that an export with free sizes sees equal expressions.
+        rows, columns = (rows - 1) // 2 + 1, (columns - 1) // 2 + 1
+        cells.append((rows, columns))
+    return cells[-len(_RETINANET_STRIDES) :]
+
+
+def build_retinanet_anchors(
+    image_hw: tuple[int, int], *, device: torch.device, rounding: Rounding = "exact"
+) -> list[Tensor]:
+    """Return float32 [A_l,4] `_cxcywh` for each level l; 201,600 in all at 800x1344.
+
+    Centres are whole multiples of the stride, without the half cell that SSD has.
+
+    Args:
+        image_hw: of the network input.
+        device: where the anchors are made; nothing is copied there.
+        rounding: `torchvision` cuts the scaled sizes to whole pixels, rounds half the sides of
+            each shape, and takes the number of pixels per cell, cut to a whole one, as stride.
+    """
+    levels = []
+    for stride, cells in zip(_RETINANET_STRIDES, retinanet_cells(image_hw), strict=True):
+        shapes = torch.tensor(_retinanet_shapes(stride, rounding), device=device)
+        steps = (stride, stride)
+        if rounding == "torchvision":
+            steps = image_hw[0] // cells[0], image_hw[1] // cells[1]
+        y = torch.arange(cells[0], device=device)[:, None, None] * float(steps[0])
+        x = torch.arange(cells[1], device=device)[None, :, None] * float(steps[1])
+        width, height = shapes.unbind(dim=-1)
+        planes = torch.broadcast_tensors(x, y, width, height)  # type: ignore[no-untyped-call]
+        levels.append(torch.stack(planes, dim=-1).reshape(-1, 4))
+    return levels
+
+
+def _retinanet_shapes(stride: int, rounding: Rounding) -> list[tuple[float, float]]:
+    sides = [4 * stride * scale for scale in _OCTAVE_SCALES]
+    if rounding == "torchvision":
+        # Python's round takes halves to even numbers, as torch.round does.
+        return [
+            (
+                2.0 * round(int(side) / math.sqrt(ratio) / 2),
+                2.0 * round(int(side) * math.sqrt(ratio) / 2),
+            )
+            for ratio in _RATIOS
+            for side in sides
+        ]
+    return [
+        (side / math.sqrt(ratio), side * math.sqrt(ratio)) for ratio in _RATIOS for side in sides
+    ]
 
 
 def _level_anchors(level: SSDLevel) -> Tensor:

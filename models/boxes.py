@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Decoded widths and heights are capped at exp(_MAX_LOG_RATIO) times the anchor's, so that a wild
-# delta cannot become inf. ln(1000/16) is the limit of Detectron and mmdetection.
+# Decoded widths and heights are kept within exp(_MAX_LOG_RATIO) times the anchor's and its inverse,
+# so that a wild delta cannot become inf. ln(1000/16) is the limit of Detectron and mmdetection.
 _MAX_LOG_RATIO = 4.135166556742356
 
 
@@ -31,13 +31,25 @@ def intersection_over_union(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
     Boxes without area overlap nothing, themselves included.
     """
-    low = torch.maximum(first_xyxy[..., :, None, :2], second_xyxy[..., None, :, :2])
-    high = torch.minimum(first_xyxy[..., :, None, 2:], second_xyxy[..., None, :, 2:])
-    sides = (high - low).clamp(min=0)
-    shared = sides[..., 0] * sides[..., 1]
+    # One plane for each coordinate: with the four of them innermost nothing is vectorised.
+    left, top, right, bottom = _planes(first_xyxy)
+    other_left, other_top, other_right, other_bottom = _planes(second_xyxy)
+    shared = _shared_lengths(left, right, other_left, other_right)
+    shared *= _shared_lengths(top, bottom, other_top, other_bottom)
     union = box_area(first_xyxy)[..., :, None] + box_area(second_xyxy)[..., None, :] - shared
     # Where the union is not positive the shared area is zero, and 0/0 must not become NaN.
-    return shared / torch.where(union > 0, union, torch.ones_like(union))
+    return shared / torch.where(union > 0, union, 1.0)
+
+
+def _planes(boxes_xyxy: Tensor) -> tuple[Tensor, ...]:
+    return boxes_xyxy.movedim(-1, 0).contiguous().unbind(0)
+
+
+def _shared_lengths(start: Tensor, end: Tensor, other_start: Tensor, other_end: Tensor) -> Tensor:
+    """Return the common length of each interval [...,M] with each of the others [...,A]."""
+    low = torch.maximum(start[..., :, None], other_start[..., None, :])
+    high = torch.minimum(end[..., :, None], other_end[..., None, :])
+    return (high - low).clamp_(min=0)
 
 
 def box_area(boxes_xyxy: Tensor) -> Tensor:
@@ -53,7 +65,8 @@ def encode(boxes_xyxy: Tensor, anchors_cxcywh: Tensor, scales: tuple[float, floa
         boxes_xyxy: [...,A,4], one box per anchor. Boxes without area give the deltas of a box of
             1e-3 px, finite and meant to be masked out.
         anchors_cxcywh: [A,4].
-        scales: divisors of the centre and of the size deltas (SSD: 0.1 and 0.2; Liu et al. 2016).
+        scales: divisors of the centre and of the size deltas (SSD: 0.1 and 0.2; Liu et al. 2016.
+            RetinaNet: 1 and 1).
     """
     boxes = xyxy_to_cxcywh(boxes_xyxy)
     centres = (boxes[..., :2] - anchors_cxcywh[..., :2]) / anchors_cxcywh[..., 2:] / scales[0]
@@ -64,5 +77,5 @@ def encode(boxes_xyxy: Tensor, anchors_cxcywh: Tensor, scales: tuple[float, floa
 def decode(deltas: Tensor, anchors_cxcywh: Tensor, scales: tuple[float, float]) -> Tensor:
     """Return the boxes `_xyxy` [...,A,4] of deltas [...,A,4]; the inverse of `encode`."""
     centres = anchors_cxcywh[..., :2] + deltas[..., :2] * scales[0] * anchors_cxcywh[..., 2:]
-    ratios = (deltas[..., 2:] * scales[1]).clamp(max=_MAX_LOG_RATIO).exp()
+    ratios = (deltas[..., 2:] * scales[1]).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     return cxcywh_to_xyxy(torch.cat([centres, ratios * anchors_cxcywh[..., 2:]], dim=-1))

@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from models.postprocess import Candidates, PaddedDetections, PostprocessParameters
+from models.postprocess import (
+    Candidates,
+    PaddedDetections,
+    PostprocessParameters,
+    postprocess,
+)
 from models.structures import HeadOutputs, Target
 
 
 class Detector(nn.Module, ABC):
-    """A network whose raw outputs `loss` and `detect` interpret; declarations only.
+    """A network whose raw outputs `loss` and `detect` interpret.
+
+    These take `image_hw`, the height and width of the input that the outputs came from.
 
     Attributes:
-        image_hw: height and width of the network input.
         num_classes: without background.
+        num_logits: per anchor, K; one more than classes where logit 0 is background.
         backbone: takes published classification weights under their own key names.
     """
 
-    image_hw: tuple[int, int]
     num_classes: int
+    num_logits: int
     backbone: nn.Module
 
     if TYPE_CHECKING:  # torch leaves it untyped
@@ -38,19 +45,42 @@ class Detector(nn.Module, ABC):
         """Map normalised images [N,3,H,W] to logits [N,A,K] and deltas [N,A,4]."""
 
     @abstractmethod
-    def loss(self, outputs: HeadOutputs, target: Target) -> dict[str, Tensor]:
+    def num_anchors(self, image_hw: tuple[int, int]) -> int:
+        """Return A for an input of this size."""
+
+    @abstractmethod
+    def loss(
+        self, outputs: HeadOutputs, target: Target, *, image_hw: tuple[int, int]
+    ) -> dict[str, Tensor]:
         """Return named scalar losses, whose sum is trained, for boxes in pixels of the input."""
 
     @abstractmethod
-    def candidates(self, outputs: HeadOutputs, *, pre_topk: int) -> Candidates:
+    def candidates(
+        self, outputs: HeadOutputs, *, image_hw: tuple[int, int], pre_topk: int
+    ) -> Candidates:
         """Return the best (anchor, class) pairs: boxes [N,P,4], scores and labels [N,P]."""
 
-    @abstractmethod
-    def detect(self, outputs: HeadOutputs, parameters: PostprocessParameters) -> PaddedDetections:
+    def detect(
+        self,
+        outputs: HeadOutputs,
+        parameters: PostprocessParameters,
+        *,
+        image_hw: tuple[int, int],
+    ) -> PaddedDetections:
         """Return boxes [N,D,4] in pixels of the input, scores and labels [N,D], counts [N]."""
+        return postprocess(
+            *self.candidates(outputs, image_hw=image_hw, pre_topk=parameters.pre_topk),
+            num_classes=self.num_classes,
+            image_hw=image_hw,
+            parameters=parameters,
+        )
 
     @abstractmethod
     def detect_as_published(
-        self, outputs: HeadOutputs, parameters: PostprocessParameters
+        self,
+        outputs: HeadOutputs,
+        parameters: PostprocessParameters,
+        *,
+        image_hw: tuple[int, int],
     ) -> PaddedDetections:
         """Return what `detect` returns, by the exact published postprocess."""

@@ -5,15 +5,26 @@ Everything is float32 whatever the autocast state, and nothing here reads a valu
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.boxes import encode
-from models.matching import UNMATCHED, gather_matched, match_anchors
+from models.focal import focal_loss_sum
+from models.matching import (
+    UNMATCHED,
+    LowQuality,
+    gather_matched,
+    match_anchors,
+    match_with_ignored,
+)
 from models.structures import HeadOutputs, Target
 
 NEGATIVES_PER_POSITIVE = 3
+
+Normaliser = Literal["batch", "image"]
 
 
 def ssd_loss(
@@ -65,3 +76,43 @@ def hard_negatives(cross_entropy: Tensor, positive: Tensor) -> Tensor:
     rank = torch.empty_like(order).scatter_(1, order, places)
     num_wanted = NEGATIVES_PER_POSITIVE * positive.sum(dim=1, keepdim=True)
     return (rank < num_wanted) & ~positive
+
+
+def retinanet_loss(
+    outputs: HeadOutputs,
+    target: Target,
+    anchors_cxcywh: Tensor,
+    *,
+    normaliser: Normaliser,
+    low_quality: LowQuality,
+) -> dict[str, Tensor]:
+    """Return scalars {"classification", "box"}: focal loss (Lin et al. 2017) and L1 on deltas.
+
+    Args:
+        outputs: K logits per anchor, without background.
+        target: boxes in pixels of the input.
+        anchors_cxcywh: [A,4].
+        normaliser: `batch` divides the sums of the batch by its positive anchors, each image
+            counted as at least one (mmdetection); `image` divides each image's sums by its own and
+            averages over the images (torchvision).
+        low_quality: see `match_with_ignored`.
+    """
+    matches = match_with_ignored(
+        target, anchors_cxcywh, positive_iou=0.5, negative_iou=0.4, low_quality=low_quality
+    )
+    boxes_xyxy, labels = gather_matched(target, matches)
+    positive = matches >= 0
+    num_positive = positive.sum(dim=1).clamp(min=1)
+    # Where no box is learnt, the match itself says what: background or nothing.
+    classification = focal_loss_sum(outputs.logits, torch.where(positive, labels, matches))
+
+    wanted = encode(boxes_xyxy, anchors_cxcywh, (1.0, 1.0))
+    distance = (outputs.deltas.float() - wanted).abs().sum(dim=-1)
+    box = torch.where(positive, distance, 0.0).sum(dim=1)
+    if normaliser == "image":
+        return {
+            "classification": (classification / num_positive).mean(),
+            "box": (box / num_positive).mean(),
+        }
+    total = num_positive.sum()
+    return {"classification": classification.sum() / total, "box": box.sum() / total}

@@ -1,19 +1,20 @@
 """From head outputs to detections, once for eager PyTorch and for the exported graph.
 
-The recipe: softmax, the `pre_topk` best (anchor, class) pairs of the whole image, decode only
-those, clip, greedy suppression within each class, `max_detections` best. Published SSD code instead
-takes the best 200 of every class first and suppresses at IoU >= threshold; we take one flat TopK
-and suppress at IoU > threshold, because that is what ONNX's NonMaxSuppression does and one small
-TopK is several times cheaper than eighty.
+The recipe: scores, the `pre_topk` best (anchor, class) pairs of the whole image (SSD) or of each
+pyramid level (RetinaNet), decode only those, clip, greedy suppression within each class,
+`max_detections` best. Published SSD code instead takes the best 200 of every class first and
+suppresses at IoU >= threshold; mmdetection takes the best 1,000 anchors of each level, each with
+all its classes. We take flat TopKs and suppress at IoU > threshold, because that is what ONNX's
+NonMaxSuppression does and one small TopK is several times cheaper than eighty.
 
-Shape letters: N images, A anchors, K logits per anchor, P candidates (`pre_topk`),
-D `max_detections`. All shapes are static but for N; unused rows are padded with box 0, score 0,
-label -1.
+Shape letters: N images, A anchors, K logits per anchor, P candidates, D `max_detections`. All
+shapes follow from those of the images; unused rows are padded with box 0, score 0, label -1.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,9 @@ from torch import Tensor
 
 from models.boxes import decode
 from models.structures import HeadOutputs
+
+# Boxes that `suppress` compares with each other at a time.
+_BLOCK = 256
 
 # Boxes `_xyxy` [N,P,4], scores [N,P], labels [N,P].
 Candidates = tuple[Tensor, Tensor, Tensor]
@@ -37,7 +41,8 @@ class PostprocessParameters:
         score_threshold: detections must score strictly more, in [0, 1).
         iou_threshold: a box is suppressed when it overlaps a better one of its class strictly more.
         max_detections: kept per image.
-        pre_topk: candidates per image that reach suppression; at least `max_detections`.
+        pre_topk: candidates that reach suppression, per image or per level; at least
+            `max_detections`.
     """
 
     score_threshold: float
@@ -49,18 +54,51 @@ class PostprocessParameters:
 def select_candidates(
     outputs: HeadOutputs, anchors_cxcywh: Tensor, *, scales: tuple[float, float], pre_topk: int
 ) -> Candidates:
-    """Return the best pairs of anchor and class.
+    """Return the best pairs of anchor and class of an image.
 
     Scores are softmax probabilities, descending; background (logit 0) is no candidate.
     """
     scores = outputs.logits.float().softmax(dim=-1)[..., 1:]
-    num_classes = scores.shape[-1]
-    best_scores, index = scores.flatten(1).topk(min(pre_topk, scores[0].numel()), dim=1)
+    return _decode_best(scores, outputs.deltas, anchors_cxcywh, scales=scales, pre_topk=pre_topk)
+
+
+def select_level_candidates(
+    levels: Sequence[HeadOutputs],
+    anchors_cxcywh: Sequence[Tensor],
+    *,
+    scales: tuple[float, float],
+    pre_topk: int,
+) -> Candidates:
+    """Return the best pairs of anchor and class of each level, level after level.
+
+    Scores are sigmoids, descending within a level; levels with fewer pairs give all of them.
+    """
+    found = [
+        _decode_best(level.logits, level.deltas, anchors, scales=scales, pre_topk=pre_topk)
+        for level, anchors in zip(levels, anchors_cxcywh, strict=True)
+    ]
+    boxes_xyxy, logits, labels = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+    return boxes_xyxy, logits.float().sigmoid(), labels
+
+
+def _decode_best(
+    scores: Tensor,
+    deltas: Tensor,
+    anchors_cxcywh: Tensor,
+    *,
+    scales: tuple[float, float],
+    pre_topk: int,
+) -> Candidates:
+    """Return the boxes, scores and labels of the highest of scores [N,A,C]."""
+    num_anchors, num_classes = scores.shape[1:]
+    # sym_min and sym_max: in an export with free height and width these are expressions.
+    wanted = torch.sym_min(pre_topk, num_anchors * num_classes)  # type: ignore[no-untyped-call]
+    best_scores, index = scores.flatten(1).topk(wanted, dim=1)
     # `//` on integers: torch.div with a rounding mode exports as a float division, which is wrong
     # above 2**24.
     anchor_index = index // num_classes
-    deltas = outputs.deltas.float().gather(1, anchor_index[..., None].expand(-1, -1, 4))
-    boxes_xyxy = decode(deltas, anchors_cxcywh[anchor_index], scales)
+    chosen = deltas.gather(1, anchor_index[..., None].expand(-1, -1, 4)).float()
+    boxes_xyxy = decode(chosen, anchors_cxcywh[anchor_index], scales)
     return boxes_xyxy, best_scores, index - anchor_index * num_classes
 
 
@@ -85,7 +123,7 @@ def separate_classes(
         labels: [N,P], from 0 to num_classes - 1.
     """
     side = math.ceil(math.sqrt(num_classes))
-    span = float(max(image_hw) + 1)
+    span = torch.sym_max(*image_hw) + 1  # type: ignore[no-untyped-call]
     classes = torch.arange(num_classes, device=labels.device)
     cells = torch.stack([classes % side, classes // side], dim=-1).to(boxes_xyxy.dtype)
     # A table of the few classes, not arithmetic on every label: it exports as one constant.
@@ -132,8 +170,11 @@ def suppress(
     A custom operator because its result depends on values while its shape does not: the exporter
     sees the static shape, and the graph gets the standard ONNX operator in its place.
 
-    For inference only: it waits for the device, once to learn how many boxes compete and once in
-    each round of `_greedy_fixed_point`.
+    It works in blocks of descending score, each compared with what is kept before it and within
+    itself, and ends when every image has enough: what no longer fits is not looked at.
+
+    For inference only: it waits for the device, to learn how many boxes compete and in each round
+    of `_greedy_fixed_point`.
 
     Args:
         boxes_xyxy: float32 [N,P,4]; boxes that must not compete do not overlap. As in ONNX, corners
@@ -152,15 +193,18 @@ def suppress(
         dim=1, descending=True, stable=True
     )
     competes = ranked.values > score_threshold
-    num_competing = int(competes.sum(dim=1).max())
-    order = ranked.indices[:, :num_competing]
-    suppresses = _suppresses(
-        boxes_xyxy.gather(1, order[..., None].expand(-1, -1, 4)), iou_threshold
-    )
     keep = torch.zeros_like(competes)
-    keep[:, :num_competing] = _greedy_fixed_point(suppresses, competes[:, :num_competing])
-    # Kept boxes first, each group in its order: a stable sort of a flag.
-    first = (~keep).int().argsort(dim=1, stable=True)[:, :max_dets]
+    for start in range(0, int(competes.sum(dim=1).max()), _BLOCK):
+        end = start + _BLOCK
+        kept = _first_marked(keep[:, :start], max_dets)
+        earlier = _take_boxes(boxes_xyxy, ranked.indices.gather(1, kept))
+        block = _take_boxes(boxes_xyxy, ranked.indices[:, start:end])
+        hits = _suppresses(earlier, block, iou_threshold) & keep.gather(1, kept)[..., None]
+        within = _suppresses(block, block, iou_threshold).triu(diagonal=1)
+        keep[:, start:end] = _greedy_fixed_point(within, competes[:, start:end] & ~hits.any(dim=1))
+        if int(keep.sum(dim=1).min()) >= max_dets:
+            break
+    first = _first_marked(keep, max_dets)
     kept_scores = torch.where(keep.gather(1, first), ranked.values.gather(1, first), 0.0)
     return kept_scores, ranked.indices.gather(1, first)
 
@@ -173,24 +217,38 @@ def _suppress_shape(
     return scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int64)
 
 
-def _suppresses(boxes_xyxy: Tensor, iou_threshold: float) -> Tensor:
-    """Return bool [N,P,P]: if box i (row) is kept it suppresses box j (column); i before j."""
-    x0, y0, x1, y1 = boxes_xyxy.unbind(dim=-1)
-    left, right = torch.minimum(x0, x1), torch.maximum(x0, x1)
-    top, bottom = torch.minimum(y0, y1), torch.maximum(y0, y1)
-    shared = _shared_lengths(left, right) * _shared_lengths(top, bottom)
+def _first_marked(flags: Tensor, limit: int) -> Tensor:
+    """Return the places [N,<=limit] of the true flags [N,P] in their order, then of false ones."""
+    return (~flags).int().argsort(dim=1, stable=True)[:, :limit]
+
+
+def _take_boxes(boxes_xyxy: Tensor, index: Tensor) -> Tensor:
+    return boxes_xyxy.gather(1, index[..., None].expand(-1, -1, 4))
+
+
+def _suppresses(first_xyxy: Tensor, second_xyxy: Tensor, iou_threshold: float) -> Tensor:
+    """Return bool [N,P,Q]: whether box i of [N,P,4] overlaps box j of [N,Q,4] too much."""
+    left, top, right, bottom = _sorted_corners(first_xyxy[:, :, None])
+    other_left, other_top, other_right, other_bottom = _sorted_corners(second_xyxy[:, None])
+    width = torch.minimum(right, other_right) - torch.maximum(left, other_left)
+    height = torch.minimum(bottom, other_bottom) - torch.maximum(top, other_top)
+    shared = width.clamp(min=0) * height.clamp(min=0)
     area = (right - left) * (bottom - top)
-    union = area[:, :, None] + area[:, None, :] - shared
+    other_area = (other_right - other_left) * (other_bottom - other_top)
+    union = area + other_area - shared
     # The quotient, not a product with the threshold: it rounds as ONNX Runtime's kernel does. Where
     # nothing is shared it may be 0/0, which not every accelerator compares as False: masked.
-    return ((shared / union > iou_threshold) & (shared > 0)).triu(diagonal=1)
+    return (shared / union > iou_threshold) & (shared > 0)
 
 
-def _shared_lengths(start: Tensor, end: Tensor) -> Tensor:
-    """Return the common length of every two of the intervals [N,P] as [N,P,P]."""
-    low = torch.maximum(start[:, :, None], start[:, None, :])
-    high = torch.minimum(end[:, :, None], end[:, None, :])
-    return (high - low).clamp(min=0)
+def _sorted_corners(boxes_xyxy: Tensor) -> tuple[Tensor, ...]:
+    x0, y0, x1, y1 = boxes_xyxy.unbind(dim=-1)
+    return (
+        torch.minimum(x0, x1),
+        torch.minimum(y0, y1),
+        torch.maximum(x0, x1),
+        torch.maximum(y0, y1),
+    )
 
 
 def _greedy_fixed_point(suppresses: Tensor, competes: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ its strided convolutions explicitly and symmetrically, so those agree.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
@@ -14,8 +16,10 @@ from torch import Tensor, nn
 
 Padding = Literal["torch", "same"]
 
-R34_BLOCKS = (3, 4, 6, 3)
 _STAGE_CHANNELS = (64, 128, 256, 512)
+_STAGE_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_BOTTLENECK_FROM = 50
+_BOTTLENECK_EXPANSION = 4
 
 
 class BasicBlock(nn.Module):
@@ -27,11 +31,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = None
-        if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+        self.downsample = _build_shortcut(in_channels, channels, stride)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map [N,C,H,W] to [N,channels,H/stride,W/stride]."""
@@ -40,54 +40,119 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(features)) + shortcut)
 
 
-class ResNet34(nn.Module):
-    """The stem and the first stages of ResNet-34.
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 ones that narrow and widen, and a shortcut.
 
     Args:
+        in_channels: C.
+        channels: of the output; inside there are a quarter of them.
+        stride: of the block.
+        caffe_stride: stride in the first 1x1 convolution, as He et al. had it, not in the 3x3.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, *, stride: int, caffe_stride: bool = False
+    ) -> None:
+        super().__init__()
+        inside = channels // _BOTTLENECK_EXPANSION
+        first, second = (stride, 1) if caffe_stride else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, inside, 1, first, bias=False)
+        self.bn1 = nn.BatchNorm2d(inside)
+        self.conv2 = nn.Conv2d(inside, inside, 3, second, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inside)
+        self.conv3 = nn.Conv2d(inside, channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels)
+        self.downsample = _build_shortcut(in_channels, channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map [N,C,H,W] to [N,channels,H/stride,W/stride]."""
+        shortcut = features if self.downsample is None else self.downsample(features)
+        features = F.relu(self.bn1(self.conv1(features)))
+        features = F.relu(self.bn2(self.conv2(features)))
+        return F.relu(self.bn3(self.conv3(features)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """The stem and the first stages of a ResNet; `forward` returns every stage's features.
+
+    Args:
+        depth: 18, 34, 50 or 101.
         strides: of the stages to build, at most four; ImageNet's are (1, 2, 2, 2).
         width: channel multiplier; 1.0 is the published network.
         padding: of the stem's max-pool, see the module's text.
+        frozen_stages: this many stages are not trained, nor is the stem if it is one or more; their
+            batch norm keeps its statistics.
+        caffe_stride: see `Bottleneck`; 18 and 34 have none.
+
+    Attributes:
+        channels: of each stage's features.
     """
 
     def __init__(
         self,
+        depth: int,
         strides: tuple[int, ...] = (1, 2, 2, 2),
         *,
         width: float = 1.0,
         padding: Padding = "torch",
+        frozen_stages: int = 0,
+        caffe_stride: bool = False,
     ) -> None:
         super().__init__()
         self.same_padding = padding == "same"
-        channels = scale_channels(64, width)
+        channels = scale_channels(_STAGE_CHANNELS[0], width)
         self.conv1 = nn.Conv2d(3, channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.stage_names: list[str] = []
+        block: Callable[..., nn.Module] = BasicBlock
+        expansion = 1
+        if depth >= _BOTTLENECK_FROM:
+            block = partial(Bottleneck, caffe_stride=caffe_stride)
+            expansion = _BOTTLENECK_EXPANSION
+        self.channels: list[int] = []
         for number, (stride, num_blocks) in enumerate(
-            zip(strides, R34_BLOCKS, strict=False), start=1
+            zip(strides, _STAGE_BLOCKS[depth], strict=False), start=1
         ):
-            out_channels = scale_channels(_STAGE_CHANNELS[number - 1], width)
-            stage = _build_stage(channels, out_channels, num_blocks=num_blocks, stride=stride)
-            self.add_module(f"layer{number}", stage)
-            self.stage_names.append(f"layer{number}")
+            out_channels = scale_channels(_STAGE_CHANNELS[number - 1], width) * expansion
+            blocks = [block(channels, out_channels, stride=stride)]
+            blocks += [block(out_channels, out_channels, stride=1) for _ in range(num_blocks - 1)]
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+            self.channels.append(out_channels)
             channels = out_channels
-        self.out_channels = channels
         self._initialise()
+        self._frozen = self._freeze(frozen_stages)
 
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, BasicBlock):
+            elif isinstance(module, BasicBlock | Bottleneck):
                 # Each block starts as its shortcut: the seed's choice (Goyal et al. 2017, 5.1).
-                nn.init.zeros_(module.bn2.weight)
+                last = module.bn2 if isinstance(module, BasicBlock) else module.bn3
+                nn.init.zeros_(last.weight)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images [N,3,H,W] to the last stage's features."""
+    def _freeze(self, num_stages: int) -> list[nn.Module]:
+        names = ["conv1", "bn1", *(f"layer{n}" for n in range(1, num_stages + 1))]
+        frozen = [self.get_submodule(name) for name in names] if num_stages else []
+        for module in frozen:
+            module.requires_grad_(False)
+        return frozen
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Switch between training and evaluation; what is frozen stays in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Map normalised images [N,3,H,W] to the features of the stages, largest map first."""
         features = F.relu(self.bn1(self.conv1(images)))
         features = max_pool_3x3(features, same=self.same_padding)
-        for name in self.stage_names:
-            features = self.get_submodule(name)(features)
-        return features
+        stages = []
+        for number in range(1, len(self.channels) + 1):
+            features = self.get_submodule(f"layer{number}")(features)
+            stages.append(features)
+        return stages
 
 
 def scale_channels(channels: int, width: float) -> int:
@@ -115,7 +180,9 @@ def _same_amounts(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def _build_stage(in_channels: int, channels: int, *, num_blocks: int, stride: int) -> nn.Sequential:
-    blocks = [BasicBlock(in_channels, channels, stride=stride)]
-    blocks += [BasicBlock(channels, channels, stride=1) for _ in range(num_blocks - 1)]
-    return nn.Sequential(*blocks)
+def _build_shortcut(in_channels: int, channels: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and in_channels == channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+    )

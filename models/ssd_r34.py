@@ -20,11 +20,10 @@ from models.postprocess import (
     Candidates,
     PaddedDetections,
     PostprocessParameters,
-    postprocess,
     select_candidates,
 )
-from models.published_postprocess import published_postprocess
-from models.resnet import Padding, ResNet34, pad_same, scale_channels
+from models.published_postprocess import published_ssd_postprocess
+from models.resnet import Padding, ResNet, pad_same, scale_channels
 from models.structures import HeadOutputs, Target
 
 IMAGE_SIZE = 300
@@ -69,16 +68,23 @@ class SSDResNet34(Detector):
         width: channel multiplier; 1.0 is the published detector, 19,972,534 parameters at 80
             classes.
         padding: `torch`, or `same` for weights trained in TensorFlow.
+        frozen_stages: of the backbone; with 1 or more also its stem.
     """
 
-    image_hw = (IMAGE_SIZE, IMAGE_SIZE)
-
-    def __init__(self, num_classes: int, *, width: float = 1.0, padding: Padding = "torch") -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        width: float = 1.0,
+        padding: Padding = "torch",
+        frozen_stages: int = 0,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        backbone = ResNet34((1, 2, 1), width=width, padding=padding)
+        self.num_logits = num_classes + 1
+        backbone = ResNet(34, (1, 2, 1), width=width, padding=padding, frozen_stages=frozen_stages)
         self.backbone = backbone
-        channels = [backbone.out_channels]
+        channels = backbone.channels[-1:]
         blocks = []
         for squeezed, expanded, stride, pad in _EXTRA_BLOCKS:
             shape = (scale_channels(squeezed, width), scale_channels(expanded, width), stride, pad)
@@ -104,7 +110,7 @@ class SSDResNet34(Detector):
 
     def forward(self, images: Tensor) -> HeadOutputs:
         """Map normalised images [N,3,300,300] to logits [N,8732,K] and deltas [N,8732,4]."""
-        levels = [self.backbone(images)]
+        levels = self.backbone(images)[-1:]
         for block in self.extras:
             levels.append(block(levels[-1]))
         return HeadOutputs(
@@ -112,36 +118,47 @@ class SSDResNet34(Detector):
             deltas=_flatten_heads(self.box_heads, levels, 4),
         )
 
-    def loss(self, outputs: HeadOutputs, target: Target) -> dict[str, Tensor]:
+    def num_anchors(self, image_hw: tuple[int, int]) -> int:
+        """Return 8,732."""
+        _require_300(image_hw)
+        return len(self.anchors_cxcywh)
+
+    def loss(
+        self, outputs: HeadOutputs, target: Target, *, image_hw: tuple[int, int]
+    ) -> dict[str, Tensor]:
         """Return {"classification", "box"} for boxes in pixels of the 300x300 input."""
+        _require_300(image_hw)
         return ssd_loss(
             outputs, target, self.anchors_cxcywh, scales=BOX_SCALES, iou_threshold=MATCH_IOU
         )
 
-    def candidates(self, outputs: HeadOutputs, *, pre_topk: int) -> Candidates:
+    def candidates(
+        self, outputs: HeadOutputs, *, image_hw: tuple[int, int], pre_topk: int
+    ) -> Candidates:
         """Return the best (anchor, class) pairs: boxes [N,P,4], scores and labels [N,P]."""
+        _require_300(image_hw)
         return select_candidates(outputs, self.anchors_cxcywh, scales=BOX_SCALES, pre_topk=pre_topk)
 
-    def detect(self, outputs: HeadOutputs, parameters: PostprocessParameters) -> PaddedDetections:
-        """Return boxes [N,D,4] in pixels of the input, scores and labels [N,D], counts [N]."""
-        return postprocess(
-            *self.candidates(outputs, pre_topk=parameters.pre_topk),
-            num_classes=self.num_classes,
-            image_hw=self.image_hw,
-            parameters=parameters,
-        )
-
     def detect_as_published(
-        self, outputs: HeadOutputs, parameters: PostprocessParameters
+        self,
+        outputs: HeadOutputs,
+        parameters: PostprocessParameters,
+        *,
+        image_hw: tuple[int, int],
     ) -> PaddedDetections:
         """Return what `detect` returns, by the exact published postprocess."""
-        return published_postprocess(
+        _require_300(image_hw)
+        return published_ssd_postprocess(
             outputs,
             self.anchors_cxcywh,
             scales=BOX_SCALES,
-            image_hw=self.image_hw,
+            image_hw=image_hw,
             parameters=parameters,
         )
+
+
+def _require_300(image_hw: tuple[int, int]) -> None:
+    assert image_hw == (IMAGE_SIZE, IMAGE_SIZE), "the anchors are those of 300x300 pixels"
 
 
 def _build_heads(in_channels: list[int], out_channels: list[int]) -> nn.ModuleList:

@@ -19,36 +19,38 @@ class Images:
     """A batch of network inputs, kept as bytes until it is on the device.
 
     Attributes:
-        pixels: uint8 [N,3,H,W], RGB.
+        pixels: uint8 [N,3,H,W], RGB; each picture lies in the upper left corner, the rest is
+            padding, all zero.
         affine: float32 [N,3,4]; normalised = affine[:, :, :3] @ rgb / 255 + affine[:, :, 3].
             Holds normalisation and, in training, the colour jitter of each image.
         original_hw: int64 [N,2]; height and width of the image before resizing.
+        resized_hw: int64 [N,2]; height and width of the picture within H and W.
     """
 
     pixels: Tensor
     affine: Tensor
     original_hw: Tensor
+    resized_hw: Tensor
 
     def to(self, device: torch.device) -> Images:
         """Copy to `device`; asynchronous when the memory is pinned."""
-        return Images(
-            self.pixels.to(device, non_blocking=True),
-            self.affine.to(device, non_blocking=True),
-            self.original_hw.to(device, non_blocking=True),
-        )
+        return Images(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
     def pin_memory(self) -> Images:
         """Copy into page-locked memory, which makes `to` asynchronous."""
-        return Images(
-            self.pixels.pin_memory(), self.affine.pin_memory(), self.original_hw.pin_memory()
-        )
+        return Images(*(tensor.pin_memory() for tensor in vars(self).values()))
 
     def normalised(self) -> Tensor:
-        """Return float32 [N,3,H,W], what a detector's `forward` takes."""
-        num_images, _, height, width = self.pixels.shape
+        """Return float32 [N,3,H,W], what a detector's `forward` takes; padding is zero."""
+        height, width = self.pixels.shape[2:]
         flat = self.pixels.flatten(2).float()
-        mixed = torch.baddbmm(self.affine[:, :, 3:], self.affine[:, :, :3] / 255.0, flat)
-        return mixed.view(num_images, 3, height, width)
+        rows = torch.arange(height, device=flat.device) < self.resized_hw[:, :1]
+        columns = torch.arange(width, device=flat.device) < self.resized_hw[:, 1:]
+        # Padding gets no offset and so stays zero; a mask over the result would cost twice as much.
+        by_row = self.affine[:, :, 3:] * rows[:, None]
+        offsets = by_row[..., None] * columns[:, None, None].float()
+        mixed = offsets.flatten(2).baddbmm_(self.affine[:, :, :3] / 255.0, flat)
+        return mixed.view(self.pixels.shape)
 
 
 @dataclass(frozen=True)
