@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -130,8 +130,14 @@ def recipe_of_checkpoint(state: dict[str, Any], *, source: str) -> Recipe:
 def build_recipe_detector(recipe: Recipe) -> Detector:
     """Build the detector a recipe describes, with fresh weights."""
     section = recipe.detector
+    variant = {} if section.name == "ssd_r34" else asdict(section.variant)
     return build_detector(
-        section.name, num_classes=section.num_classes, width=section.width, padding=section.padding
+        section.name,
+        num_classes=section.num_classes,
+        width=section.width,
+        padding=section.padding,
+        frozen_stages=section.frozen_stages,
+        **variant,
     )
 
 

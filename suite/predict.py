@@ -16,8 +16,8 @@ from PIL import Image
 
 from models.structures import Detections
 from suite.data.images import IMAGE_SUFFIXES, read_image
-from suite.data.loading import Example, collate
-from suite.data.transforms import normalisation_affine, resize_image
+from suite.data.loading import collate
+from suite.data.preparing import prepare_image
 from suite.drawing import draw_detections
 from suite.errors import InputError, SuiteError, UsageError
 from suite.evaluation.coco import detections_to_results
@@ -112,10 +112,7 @@ def find_images(sources: Sequence[str]) -> list[Path]:
 
 def detect_image(loaded: LoadedDetect, image: NDArray[np.uint8]) -> Detections:
     """Detect on one decoded image [H,W,3]."""
-    nothing = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
-    pixels = resize_image(image, loaded.image_hw)
-    hw = (image.shape[0], image.shape[1])
-    batch = collate([Example(pixels, normalisation_affine(), *nothing, original_hw=hw, image_id=0)])
+    batch = collate([prepare_image(image, loaded.sizing)])
     return loaded.detect(batch.images)[0]
 
 

@@ -12,18 +12,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, ge, gt
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from suite.errors import SuiteError, UsageError
 from suite.files import write_text
+from suite.recipe_rules import RULES
 from suite.shipped import shipped_folder
 from suite.strict_nodes import MAX_CHARACTERS, suggest
 from suite.strict_yaml import (
     Aliases,
     Limit,
-    Rule,
     encode_plain,
     encode_yaml,
     list_keys,
@@ -57,6 +57,9 @@ DatasetName = Annotated[
 # NonMaxSuppression.
 Candidates = Annotated[int, Limit("from 1 to 3840", lambda value: 1 <= value <= 3840)]
 Kept = Annotated[int, Limit("from 1 to 700", lambda value: 1 <= value <= 700)]
+MAX_SIDE = 16384
+Pixels = Annotated[int, Limit(f"from 1 to {MAX_SIDE}", lambda value: 1 <= value <= MAX_SIDE)]
+Stages = Annotated[int, Limit("from 0 to 4", lambda value: 0 <= value <= 4)]
 # The names that Ascend's tools give to mixed precision.
 Precision = Annotated[
     Literal["fp32", "bf16", "fp16"], Aliases({"O0": "fp32", "O1": "fp16", "O2": "fp16"})
@@ -64,10 +67,38 @@ Precision = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetinaNetVariant:
+    """Where published RetinaNets differ; the defaults are mmdetection's.
+
+    Imported weights bring the right values along.
+    """
+
+    caffe_stride: bool = False
+    """Stride 2 in the 1x1 convolution of a bottleneck, as in Caffe's ResNets, not in the 3x3."""
+    p6_from: Literal["c5", "p5"] = "c5"
+    """What P6 is computed from: the backbone's last stage, or the finished P5 (torchvision)."""
+    relu_before_p7: bool = False
+    """Whether P7 is computed from the rectified P6 (torchvision, Detectron2)."""
+    anchors: Literal["exact", "torchvision"] = "exact"
+    """`torchvision` rounds the anchors' sides, and their distance where a map is not a whole
+    fraction of the image."""
+    normaliser: Literal["batch", "image"] = "batch"
+    """Losses are divided by the positive anchors of the device's batch, or of each image."""
+    low_quality: Literal["forced", "own_best"] = "forced"
+    """What the best anchors of a box learn: this box, or the box that they overlap most."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Detector:
     """Which network."""
 
-    name: Literal["ssd_r34"]
+    name: Literal[
+        "ssd_r34",
+        "retinanet_r18_fpn",
+        "retinanet_r34_fpn",
+        "retinanet_r50_fpn",
+        "retinanet_r101_fpn",
+    ]
     """A key of `models.DETECTORS`."""
     num_classes: Count
     """Classes of the data, background not counted."""
@@ -77,6 +108,25 @@ class Detector:
     """Channel multiplier; 1.0 is the published detector."""
     padding: Literal["torch", "same"] = "torch"
     """Of strided layers: `torch` goes with torchvision's weights, `same` with TensorFlow's."""
+    frozen_stages: Stages = 0
+    """Stages of the backbone that are not trained, its stem with the first of them; RetinaNet is
+    published with 1."""
+    variant: RetinaNetVariant = RetinaNetVariant()
+    """RetinaNet's alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize:
+    """How an image becomes the network's input; the defaults are SSD's, which knows no other."""
+
+    mode: Literal["stretch", "pad", "fixed"] = "stretch"
+    """stretch: to `short_side` x `short_side`, whatever the image's shape. pad: the image keeps its
+    shape, and the input ends at multiples of 32 pixels. fixed: so too, but there are only two
+    inputs, lying and standing, which compilers want."""
+    short_side: Pixels = 300
+    """The image's shorter side becomes this ..."""
+    long_side: Pixels = 300
+    """... unless the longer one would become more than this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +179,9 @@ class Optimizer:
     """Stochastic gradient descent with momentum."""
 
     momentum: BelowOne
-    """0.9 in every published SSD."""
+    """0.9 in every published SSD and RetinaNet."""
     weight_decay: PositiveOrZero
-    """L2 penalty, on every parameter."""
+    """L2 penalty, on every parameter that is trained."""
     clip_norm: Positive | None = None
     """Largest L2 norm of the whole gradient; null: not clipped."""
     ema_decay: BelowOne | None = None
@@ -140,7 +190,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long, and the learning rate on the way: linear warm-up, cosine, floor."""
+    """How long, and the learning rate on the way: linear warm-up, then a cosine or steps."""
 
     epochs: Positive
     """Length of the run; fractions are meant."""
@@ -150,12 +200,18 @@ class Schedule:
     """Peak learning rate at `base_batch` images a step; scaled linearly to the global batch."""
     base_batch: Count
     """Images a step that `base_lr` is stated for."""
-    warmup_epochs: PositiveOrZero
-    """Linear from 0 over these."""
-    decay_epochs: Positive
+    warmup_epochs: PositiveOrZero | None = None
+    """Linear over these, or ..."""
+    warmup_steps: CountOrZero | None = None
+    """... over these."""
+    warmup_start: Share = 0.0
+    """The warm-up's first rate is this part of the rate it leads to."""
+    decay_epochs: Positive | None = None
     """The cosine's length, counted from the first step, not from the end of the warm-up."""
-    final_lr_factor: Share
+    final_lr_factor: Share | None = None
     """The cosine ends at this part of the peak and stays there."""
+    milestones: tuple[Positive, ...] = ()
+    """Instead of a cosine: the rate is divided by 10 at the end of each of these epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +225,7 @@ class Postprocess:
     max_detections: Kept
     """Kept per image."""
     pre_topk: Candidates
-    """Candidates per image that reach suppression."""
+    """Candidates that reach suppression, per image (SSD) or per pyramid level (RetinaNet)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +236,8 @@ class Recipe:
     """Names the run folders, `runs/<name>-<n>`."""
     detector: Detector
     """Which network."""
+    resize: Resize = Resize()
+    """How an image becomes the network's input."""
     data: Data
     """Which images and boxes."""
     augment: Augment
@@ -208,48 +266,6 @@ class Recipe:
     """Losses are read from the device and written this often."""
     reference: tuple[str, ...] = ()
     """`row_id`s of reports/reference that this run is compared with."""
-
-
-def _build_images_rules(split: str) -> tuple[Rule, Rule]:
-    keys = (f"data.{split}.images", "data.format")
-    return (
-        Rule(
-            keys,
-            lambda images, form: form != "coco" or images is not None,
-            f"format coco needs data.{split}.images, the folder of the images",
-        ),
-        Rule(
-            keys,
-            lambda images, form: form != "voc" or images is None,
-            f"format voc has all images in JPEGImages; leave data.{split}.images out",
-        ),
-    )
-
-
-RULES = (
-    *_build_images_rules("train"),
-    *_build_images_rules("val"),
-    Rule(
-        ("global_batch", "devices"),
-        lambda batch, devices: batch % devices == 0,
-        "{0} images a step (global_batch) cannot be shared evenly by {1} devices",
-    ),
-    Rule(
-        ("schedule.nominal_epoch_images", "global_batch"),
-        lambda images, batch: images is None or images >= batch,
-        "{0} images an epoch (nominal_epoch_images) are fewer than {1} a step (global_batch)",
-    ),
-    Rule(
-        ("schedule.decay_epochs", "schedule.warmup_epochs"),
-        gt,
-        "a decay of {0:g} epochs has to be longer than a warm-up of {1:g}",
-    ),
-    Rule(
-        ("postprocess.pre_topk", "postprocess.max_detections"),
-        ge,
-        "{0} candidates (pre_topk) are fewer than {1} detections (max_detections)",
-    ),
-)
 
 
 def load_recipe(path_or_name: str, overrides: Mapping[str, str] = {}) -> Recipe:

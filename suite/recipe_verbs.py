@@ -74,11 +74,17 @@ def derive_facts(recipe: Recipe, *, dataset_size: int | None = None) -> dict[str
     if images is None:
         return facts | {"steps": "depend on the number of training images"}
     of_run = {"global_batch": recipe.global_batch, "dataset_size": images}
+    milestones = schedule.milestone_steps(recipe.schedule, **of_run)
+    decay = (
+        {"milestones at steps": ", ".join(f"{step:,}" for step in milestones)}
+        if milestones
+        else {"steps to the floor": f"{schedule.decay_steps(recipe.schedule, **of_run):,}"}
+    )
     return facts | {
         "steps per epoch": f"{schedule.steps_per_epoch(recipe.schedule, **of_run):,}",
         "steps in total": f"{schedule.total_steps(recipe.schedule, **of_run):,}",
         "steps of warm-up": f"{schedule.warmup_steps(recipe.schedule, **of_run):,}",
-        "steps to the floor": f"{schedule.decay_steps(recipe.schedule, **of_run):,}",
+        **decay,
     }
 
 

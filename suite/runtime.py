@@ -24,10 +24,18 @@ from models.structures import Detections, Images
 from suite.checkpoint import TrainedDetector, load_detector
 from suite.device import Device, build_device
 from suite.errors import InputError, UsageError
-from suite.graph_file import INPUT_NAME, OUTPUT_NAMES, GraphFile, check_answer, load_graph
+from suite.graph_file import (
+    INPUT_NAME,
+    OUTPUT_NAMES,
+    GraphFile,
+    check_answer,
+    check_size,
+    load_graph,
+)
 from suite.graph_metadata import GraphInput
 from suite.graph_session import PROVIDERS, best_kind, open_graph
 from suite.recipe import Recipe, recipe_digest
+from suite.sizing import Sizing, build_sizing
 
 Detect = Callable[[Images], list[Detections]]
 
@@ -38,7 +46,7 @@ class LoadedDetect:
 
     Attributes:
         detect: the function.
-        image_hw: of the network input.
+        sizing: how images are fitted to the network's input.
         class_names, category_ids: by label.
         runtime: "torch" with the kind of device, or "onnxruntime" with the execution provider.
         precision: that the network runs in: the device's, or what a graph says of itself.
@@ -46,7 +54,7 @@ class LoadedDetect:
     """
 
     detect: Detect
-    image_hw: tuple[int, int]
+    sizing: Sizing
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     runtime: str
@@ -93,7 +101,7 @@ def load_detect(
             device,
             as_published=as_published,
         ),
-        image_hw=trained.detector.image_hw,
+        sizing=build_sizing(trained.recipe.resize),
         class_names=trained.class_names,
         category_ids=trained.category_ids,
         runtime=f"torch {device.kind}",
@@ -150,17 +158,17 @@ def torch_detect(
         pixels = images.normalised().contiguous(memory_format=layout)
         with device.autocast():
             outputs = detector(pixels)
-        return unpad(interpret(outputs, parameters), images, detector.image_hw)
+        height, width = images.pixels.shape[-2:]
+        return unpad(interpret(outputs, parameters, image_hw=(height, width)), images)
 
     return detect
 
 
-def null_detect(place: torch.device, image_hw: tuple[int, int]) -> Detect:
+def null_detect(place: torch.device) -> Detect:
     """Make a `Detect` without a network: it moves, normalises and cuts as others, finds nothing.
 
     Args:
         place: where the images go, as the network would have them.
-        image_hw: of the network input.
     """
 
     @torch.inference_mode()
@@ -169,21 +177,22 @@ def null_detect(place: torch.device, image_hw: tuple[int, int]) -> Detect:
         size = len(images.normalised())
         padded = torch.zeros(size, 0, 4, device=place), torch.zeros(size, 0, device=place)
         counts = torch.zeros(size, dtype=torch.int64, device=place)
-        return unpad([*padded, counts[:, None][:, :0], counts], images, image_hw)
+        return unpad([*padded, counts[:, None][:, :0], counts], images)
 
     return detect
 
 
-def unpad(padded: Sequence[Tensor], images: Images, image_hw: tuple[int, int]) -> list[Detections]:
+def unpad(padded: Sequence[Tensor], images: Images) -> list[Detections]:
     """Cut padded outputs (boxes, scores, labels, num_dets) to each image's detections, on the CPU.
 
-    Boxes come back in pixels of the original image.
+    Boxes come back in pixels of the original image and end at its edges: the network does not know
+    where a picture ends and its padding begins.
     """
     boxes_xyxy, scores, labels, num_dets = (output.cpu() for output in padded)
-    height, width = image_hw
-    original = images.original_hw.cpu().float()
-    factors = torch.stack([original[:, 1] / width, original[:, 0] / height], dim=1).repeat(1, 2)
-    boxes_xyxy = boxes_xyxy * factors[:, None]
+    original_wh = images.original_hw.cpu().float().flip(1)
+    factors = original_wh / images.resized_hw.cpu().float().flip(1)
+    boxes_xyxy = boxes_xyxy * factors.repeat(1, 2)[:, None]
+    boxes_xyxy = boxes_xyxy.clamp(min=0).minimum(original_wh.repeat(1, 2)[:, None])
     return [
         Detections(boxes_xyxy[row, :count], scores[row, :count], labels[row, :count])
         for row, count in enumerate(num_dets.tolist())
@@ -198,21 +207,22 @@ def _load_graph_detect(path: Path, device: Device, threads: int | None) -> Loade
     run = open_graph(
         graph.model.SerializeToString(), source=str(path), kind=device.kind, threads=threads
     )
-    image_hw = metadata.image_hw[0], metadata.image_hw[1]
     affine = _input_affine(metadata.input)
 
     def detect(images: Images) -> list[Detections]:
         images = images.to(torch.device("cpu"))
+        height, width = images.pixels.shape[-2:]
+        check_size((height, width), metadata, source=str(path))
         # What the graph says of its input decides, not what our own loaders do.
         fed = dataclasses.replace(images, affine=affine.expand(len(images.pixels), -1, -1))
         outputs = run(OUTPUT_NAMES, {INPUT_NAME: fed.normalised().numpy()})
         check_answer(outputs, metadata, num_images=len(images.pixels), source=str(path))
         _check_labels(outputs, metadata.num_classes, source=str(path))
-        return unpad([torch.from_numpy(output) for output in outputs], images, image_hw)
+        return unpad([torch.from_numpy(output) for output in outputs], images)
 
     return LoadedDetect(
         detect,
-        image_hw=image_hw,
+        sizing=build_sizing(metadata.resize, canvas_hw=metadata.image_hw),
         class_names=metadata.class_names,
         category_ids=metadata.category_ids,
         runtime=f"onnxruntime {PROVIDERS[device.kind]}",

@@ -1,7 +1,8 @@
 """How many steps a run has, and the learning rate of each: plain arithmetic on a recipe's schedule.
 
-The shape is that of the Ascend ModelZoo's SSD-ResNet34: linear warm-up from 0, then a cosine that
-counts from the first step (so the peak is approached, never reached), then a floor. Steps count
+After a linear warm-up there are two shapes. That of the Ascend ModelZoo's SSD-ResNet34 is a cosine
+that counts from the first step (so the peak is approached, never reached), then a floor. That of
+mmdetection divides the peak by 10 at milestones, which hold during the warm-up too. Steps count
 from 0. Epochs are nominal where `Schedule.nominal_epoch_images` says so: the published run calls
 120,000 images an epoch of a training set of 118,287.
 """
@@ -13,6 +14,8 @@ from fractions import Fraction
 
 from suite.errors import UsageError
 from suite.recipe import Schedule
+
+_MILESTONE_FACTOR = 0.1
 
 
 def steps_per_epoch(schedule: Schedule, *, global_batch: int, dataset_size: int) -> int:
@@ -49,14 +52,24 @@ def total_steps(schedule: Schedule, *, global_batch: int, dataset_size: int) -> 
 
 def warmup_steps(schedule: Schedule, *, global_batch: int, dataset_size: int) -> int:
     """Return the number of steps of the linear warm-up; 0: none."""
+    if schedule.warmup_epochs is None:
+        return schedule.warmup_steps or 0
     epoch = steps_per_epoch(schedule, global_batch=global_batch, dataset_size=dataset_size)
     return _floor(schedule.warmup_epochs, epoch)
 
 
 def decay_steps(schedule: Schedule, *, global_batch: int, dataset_size: int) -> int:
-    """Return the number of steps from the first one to the floor, at least 1."""
+    """Return the number of steps from the first one to the cosine's floor; 0: no cosine."""
+    if schedule.decay_epochs is None:
+        return 0
     epoch = steps_per_epoch(schedule, global_batch=global_batch, dataset_size=dataset_size)
     return max(_floor(schedule.decay_epochs, epoch), 1)
+
+
+def milestone_steps(schedule: Schedule, *, global_batch: int, dataset_size: int) -> list[int]:
+    """Return the steps from which the rate is a tenth of what it was."""
+    epoch = steps_per_epoch(schedule, global_batch=global_batch, dataset_size=dataset_size)
+    return [_floor(milestone, epoch) for milestone in schedule.milestones]
 
 
 def peak_learning_rate(schedule: Schedule, *, global_batch: int) -> float:
@@ -73,11 +86,18 @@ def learning_rate(step: int, schedule: Schedule, *, global_batch: int, dataset_s
         global_batch: images a step over all devices.
         dataset_size: images of the training set.
     """
+    of_run = {"global_batch": global_batch, "dataset_size": dataset_size}
     peak = peak_learning_rate(schedule, global_batch=global_batch)
-    warmup = warmup_steps(schedule, global_batch=global_batch, dataset_size=dataset_size)
+    warmup = warmup_steps(schedule, **of_run)
+    warm = 1.0
     if step < warmup:
-        return step / warmup * peak
-    decay = decay_steps(schedule, global_batch=global_batch, dataset_size=dataset_size)
+        warm = schedule.warmup_start + (1 - schedule.warmup_start) * (step / warmup)
+    if schedule.final_lr_factor is None:
+        passed = sum(step >= milestone for milestone in milestone_steps(schedule, **of_run))
+        return warm * peak * _MILESTONE_FACTOR**passed
+    if step < warmup:
+        return warm * peak
+    decay = decay_steps(schedule, **of_run)
     floor = schedule.final_lr_factor
     cosine = 0.5 * (1 + math.cos(math.pi * min(step, decay) / decay))
     return peak * ((1 - floor) * cosine + floor)

@@ -266,6 +266,7 @@ def _read_list(reading: _Reading, node: yaml.Node, hint: Any, place: _Place) -> 
 
 
 def _read_section(reading: _Reading, node: yaml.Node, kind: Any, place: _Place) -> Any:
+    before = len(reading.mistakes)
     hints = list_hints(kind, include_extras=True)
     if not isinstance(node, yaml.MappingNode):
         raise Mistake(f"expected the keys {', '.join(hints)}, got {describe(node)}")
@@ -279,9 +280,13 @@ def _read_section(reading: _Reading, node: yaml.Node, kind: Any, place: _Place) 
             values[field.name] = _read_or_report(reading, child, hints[field.name], found)
         elif field.default is dataclasses.MISSING:
             reading.report(inner, "missing")
+        elif dataclasses.is_dataclass(hints[field.name]):
+            # A section of defaults, each of which may be overridden and takes part in the rules.
+            nothing = yaml.MappingNode("", [])
+            values[field.name] = _read_or_report(reading, nothing, hints[field.name], inner)
         else:
             reading.values[inner.key] = (field.default, inner)
-    return None if reading.mistakes else kind(**values)
+    return kind(**values) if len(reading.mistakes) == before else None
 
 
 def _collect_entries(

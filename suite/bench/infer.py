@@ -19,9 +19,11 @@ import numpy as np
 import torch
 
 from suite.bench.timing import summarise_ms
+from suite.data.batching import group_by_canvas
 from suite.data.coco import load_coco
 from suite.data.images import read_image_hw
-from suite.data.loading import collate, prepare_for_evaluation
+from suite.data.loading import collate
+from suite.data.preparing import prepare_for_evaluation
 from suite.data.sample import Sample
 from suite.data.synthetic import write_synthetic
 from suite.device import Device
@@ -29,6 +31,7 @@ from suite.errors import UsageError
 from suite.evaluation.coco import detections_to_results
 from suite.records import Record, build_record
 from suite.runtime import LoadedDetect, build_model_device, load_detect, null_detect
+from suite.sizing import Sizing
 
 _NUM_GENERATED = 16
 
@@ -108,11 +111,9 @@ def _time_stages(
 ) -> tuple[dict[str, list[float]], int]:
     stages: dict[str, list[float]] = {"pre": [], "infer": [], "post": []}
     num_detections = 0
-    for run, batch_samples in enumerate(_batches(samples, request)):
+    for run, batch_samples in enumerate(_batches(samples, loaded.sizing, request)):
         started = time.perf_counter()
-        batch = collate(
-            [prepare_for_evaluation(sample, loaded.image_hw) for sample in batch_samples]
-        )
+        batch = collate([prepare_for_evaluation(sample, loaded.sizing) for sample in batch_samples])
         prepared = time.perf_counter()
         found = loaded.detect(batch.images)
         device.synchronize()
@@ -136,9 +137,9 @@ def _time_null(
     """Time the `infer` stage without a network: moving, normalising and cutting alone."""
     on_device = loaded.runtime.startswith("torch")  # ONNX Runtime is fed from the CPU
     place = device.torch_device if on_device else torch.device("cpu")
-    detect = null_detect(place, loaded.image_hw)
-    batch_samples = next(_batches(samples, request))
-    batch = collate([prepare_for_evaluation(sample, loaded.image_hw) for sample in batch_samples])
+    detect = null_detect(place)
+    batch_samples = next(_batches(samples, loaded.sizing, request))
+    batch = collate([prepare_for_evaluation(sample, loaded.sizing) for sample in batch_samples])
     seconds = []
     for _ in range(request.warmup + request.runs):
         started = time.perf_counter()
@@ -148,10 +149,15 @@ def _time_null(
     return seconds[request.warmup :]
 
 
-def _batches(samples: Sequence[Sample], request: InferenceRequest) -> Iterator[list[Sample]]:
-    endless = itertools.cycle(samples)
-    for _ in range(request.warmup + request.runs):
-        yield list(itertools.islice(endless, request.batch))
+def _batches(
+    samples: Sequence[Sample], sizing: Sizing, request: InferenceRequest
+) -> Iterator[list[Sample]]:
+    """Yield the images of each run, all of one canvas; each canvas has its share of the runs."""
+    groups = group_by_canvas(samples, sizing)
+    streams = {canvas: itertools.cycle(group) for canvas, group in groups.items()}
+    for sample in itertools.islice(itertools.cycle(samples), request.warmup + request.runs):
+        stream = streams[sizing.canvas_hw(sample.image_hw)]
+        yield [samples[index] for index in itertools.islice(stream, request.batch)]
 
 
 def _photo_samples(paths: Sequence[Path]) -> list[Sample]:
@@ -173,7 +179,7 @@ def _describe(loaded: LoadedDetect, device: Device, request: InferenceRequest) -
         "runtime": loaded.runtime,
         "batch": request.batch,
         "devices": 1,
-        "image_hw": list(loaded.image_hw),
+        "image_hw": list(loaded.sizing.nominal_hw),
         "n": request.runs,
         "warmup": request.warmup,
         "threads": _threads(loaded, request),

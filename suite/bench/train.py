@@ -52,11 +52,11 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
             f"recipe {recipe.name}: its run has {job.plan.num_steps} steps, fewer than "
             f"--warmup {warmup} and --steps {steps} need"
         )
-    detector, learner, updater = build_trainee(job)
+    _, learner, updater = build_trainee(job)
     job.device.reset_peak_memory()
-    batches = open_batches(job, detector, first_step=0)
+    batches = open_batches(job, first_step=0)
     whole = _time_steps(batches, job.device, learner, updater, counts=(warmup, steps))
-    with closing(open_batches(job, detector, first_step=0)) as stream:
+    with closing(open_batches(job, first_step=0)) as stream:
         resident = next(stream).to(job.device.torch_device)
     model = _time_steps(_repeat(resident), job.device, learner, updater, counts=(warmup, steps))
     metrics: dict[str, Any] = {
@@ -71,7 +71,6 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
         subject=describe_subject(job),
         conditions={
             **describe_conditions(job),
-            "image_hw": list(detector.image_hw),
             "n": steps,
             "warmup": warmup,
             "scope": "global",

@@ -1,8 +1,6 @@
-"""Batches for training and evaluation.
+"""Batches for training and evaluation: prepared in worker processes, padded, put together.
 
-Training is one endless stream of positions: position p is sample p mod size of the permutation of
-epoch p div size. Permutation and augmentation depend on (seed, epoch, index) alone, so a run gives
-the same batches on any number of workers or ranks, and resumes at any step without replaying.
+What a batch holds is decided in `batching`, how an image is prepared in `preparing`.
 """
 
 from __future__ import annotations
@@ -11,34 +9,28 @@ import multiprocessing
 import re
 import signal
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from models.structures import Images, Target
-from suite.data.images import read_image
-from suite.data.sample import Dataset, Sample
-from suite.data.transforms import (
-    CropRule,
-    average_colour,
-    choose_crop,
-    crop_boxes,
-    flip_boxes,
-    jitter_affine,
-    normalisation_affine,
-    resize_image,
-    scale_boxes,
+from suite.data.batching import RankSteps, Turn, evaluation_batches
+from suite.data.preparing import (
+    Augmentation,
+    Example,
+    prepare_for_evaluation,
+    prepare_for_training,
 )
+from suite.data.sample import Sample
 from suite.errors import InputError, SuiteError
+from suite.sizing import Sizing
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -66,69 +58,8 @@ class Batch:
                 tensor.share_memory_()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """How training samples vary; see `suite.data.transforms`. `flip` is a probability."""
-
-    crop: CropRule
-    crop_factor: float
-    flip: float
-    jitter: bool
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prepared sample: pixels uint8 [3,H,W], affine [3,4], boxes [M,4], labels [M]."""
-
-    pixels: Tensor
-    affine: NDArray[np.float32]
-    boxes_xyxy: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    original_hw: tuple[int, int]
-    image_id: int
-
-
-def prepare_for_evaluation(sample: Sample, image_hw: tuple[int, int]) -> Example:
-    """Decode and resize."""
-    image = read_image(sample.path, expected_hw=sample.image_hw)
-    boxes_xyxy = scale_boxes(sample.boxes_xyxy, from_hw=image.shape[:2], to_hw=image_hw)
-    return Example(
-        resize_image(image, image_hw),
-        normalisation_affine(),
-        boxes_xyxy,
-        sample.labels,
-        original_hw=image.shape[:2],
-        image_id=sample.image_id,
-    )
-
-
-def prepare_for_training(
-    sample: Sample, image_hw: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator
-) -> Example:
-    """Decode, crop, resize, flip and draw the colour jitter."""
-    image = read_image(sample.path, expected_hw=sample.image_hw)
-    original_hw = image.shape[:2]
-    window = choose_crop(
-        rng,
-        sample.boxes_xyxy,
-        image_hw=original_hw,
-        rule=augmentation.crop,
-        factor=augmentation.crop_factor,
-    )
-    boxes_xyxy, stays = crop_boxes(sample.boxes_xyxy, window)
-    image = image[window[1] : window[3], window[0] : window[2]]
-    boxes_xyxy = scale_boxes(boxes_xyxy, from_hw=image.shape[:2], to_hw=image_hw)
-    pixels = resize_image(image, image_hw)
-    if rng.random() < augmentation.flip:
-        pixels, boxes_xyxy = pixels.flip(2), flip_boxes(boxes_xyxy, width=image_hw[1])
-    affine = normalisation_affine()
-    if augmentation.jitter:
-        affine = jitter_affine(rng, average_colour(pixels))
-    return Example(pixels, affine, boxes_xyxy, sample.labels[stays], original_hw, sample.image_id)
-
-
 def collate(examples: Sequence[Example]) -> Batch:
-    """Stack examples of one size; boxes are padded to the largest count, at least to one row."""
+    """Pad pictures to the largest canvas, and boxes to the largest count, at least to one row."""
     most = max(1, *(len(example.labels) for example in examples))
     boxes_xyxy = torch.zeros(len(examples), most, 4)
     labels = torch.full((len(examples), most), -1)
@@ -136,94 +67,66 @@ def collate(examples: Sequence[Example]) -> Batch:
         boxes_xyxy[row, : len(example.labels)] = torch.from_numpy(example.boxes_xyxy)
         labels[row, : len(example.labels)] = torch.from_numpy(example.labels)
     images = Images(
-        torch.stack([example.pixels for example in examples]),
+        _pad_pictures(examples),
         torch.from_numpy(np.stack([example.affine for example in examples])),
         torch.tensor([example.original_hw for example in examples]),
+        torch.tensor([example.pixels.shape[1:] for example in examples]),
     )
     return Batch(
         images, Target(boxes_xyxy, labels), tuple(example.image_id for example in examples)
     )
 
 
-def trainable_samples(dataset: Dataset, *, use_crowd: bool) -> tuple[Sample, ...]:
-    """Return the samples with a box to learn; without `use_crowd` crowd boxes are none."""
-    samples = dataset.samples if use_crowd else map(_without_crowd, dataset.samples)
-    return tuple(sample for sample in samples if len(sample.labels))
-
-
-def _without_crowd(sample: Sample) -> Sample:
-    single = ~sample.crowd
-    return replace(
-        sample,
-        boxes_xyxy=sample.boxes_xyxy[single],
-        labels=sample.labels[single],
-        crowd=sample.crowd[single],
-    )
+def _pad_pictures(examples: Sequence[Example]) -> Tensor:
+    height = max(example.canvas_hw[0] for example in examples)
+    width = max(example.canvas_hw[1] for example in examples)
+    pixels = torch.empty(len(examples), 3, height, width, dtype=torch.uint8)
+    for canvas, example in zip(pixels, examples, strict=True):
+        rows, columns = example.pixels.shape[1:]
+        canvas[:, :rows, :columns] = example.pixels
+        canvas[:, :rows, columns:] = 0
+        canvas[:, rows:] = 0
+    return pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingStream:
-    """The endless, seeded stream of training samples, a torch map-style dataset over positions."""
+    """The endless, seeded stream of training samples, a torch map-style dataset over turns."""
 
     samples: tuple[Sample, ...]
-    image_hw: tuple[int, int]
+    sizing: Sizing
     augmentation: Augmentation
     seed: int
 
-    def __getitem__(self, position: int) -> Example | InputError:
-        epoch, place = divmod(position, len(self.samples))
-        index = int(_permutation(self.seed, epoch, len(self.samples))[place])
-        rng = np.random.default_rng([self.seed, epoch, index])
+    def __getitem__(self, turn: Turn) -> Example | InputError:
+        rng = np.random.default_rng([self.seed, *turn])
         try:
-            return prepare_for_training(self.samples[index], self.image_hw, self.augmentation, rng)
+            return prepare_for_training(
+                self.samples[turn.sample_index],
+                self.sizing,
+                augmentation=self.augmentation,
+                rng=rng,
+            )
         except InputError as error:
             return error
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    # Two numbers would give sample 0's generator: those that are missing count as 0.
-    return np.random.default_rng([seed, epoch, 0, 1]).permutation(size)
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Every sample once, in order, as a torch map-style dataset."""
+    """Every sample as it is judged, a torch map-style dataset."""
 
     samples: tuple[Sample, ...]
-    image_hw: tuple[int, int]
-
-    def __len__(self) -> int:
-        return len(self.samples)
+    sizing: Sizing
 
     def __getitem__(self, index: int) -> Example | InputError:
         try:
-            return prepare_for_evaluation(self.samples[index], self.image_hw)
+            return prepare_for_evaluation(self.samples[index], self.sizing)
         except InputError as error:
             return error
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepPositions:
-    """The positions of each step's batch; a rank takes every `num_ranks`-th of the global batch."""
-
-    first_step: int
-    num_steps: int
-    global_batch: int
-    rank: int = 0
-    num_ranks: int = 1
-
-    def __len__(self) -> int:
-        return self.num_steps - self.first_step
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first_step, self.num_steps):
-            start = step * self.global_batch
-            yield list(range(start + self.rank, start + self.global_batch, self.num_ranks))
-
-
 def iterate_training(
-    stream: TrainingStream, positions: StepPositions, *, workers: int, pin: bool = False
+    stream: TrainingStream, steps: RankSteps, *, workers: int, pin: bool = False
 ) -> Generator[Batch]:
     """Yield one batch a step. Close the generator where the last batch is not reached.
 
@@ -231,26 +134,27 @@ def iterate_training(
         InputError: an image cannot be read; raised here and not in a worker, as one sentence.
         SuiteError: a worker was lost.
     """
-    yield from _iterate(stream, workers=workers, batch_sampler=positions, pin_memory=pin)
+    yield from _iterate(stream, steps, num_workers=workers, pin_memory=pin)
 
 
 def iterate_evaluation(
     evaluation_set: EvaluationSet, *, batch_size: int, workers: int
 ) -> Generator[Batch]:
-    """Yield every image once, in order; the last batch may be smaller.
-
-    The seed drops that last batch, and with it the last 8 of COCO's 5,000 images; not copied.
+    """Yield every image once, in batches of one canvas; see `evaluation_batches`.
 
     Raises:
         InputError, SuiteError: as `iterate_training`.
     """
-    yield from _iterate(evaluation_set, workers=workers, batch_size=batch_size)
+    batches = evaluation_batches(
+        evaluation_set.samples, evaluation_set.sizing, batch_size=batch_size
+    )
+    yield from _iterate(evaluation_set, batches, num_workers=workers)
 
 
 def _iterate(
-    source: TrainingStream | EvaluationSet, *, workers: int, **batching: Any
+    source: TrainingStream | EvaluationSet, turns: Iterable[list[Any]], **settings: Any
 ) -> Generator[Batch]:
-    batches, processes = _start_loader(source, num_workers=workers, **batching)
+    batches, processes = _start_loader(source, batch_sampler=turns, **settings)
     try:
         for batch in batches:
             if isinstance(batch, SuiteError):

@@ -10,13 +10,14 @@ from suite.data.loading import EvaluationSet, iterate_evaluation
 from suite.data.sample import Dataset
 from suite.evaluation.coco import Evaluation, detections_to_results, evaluate_coco
 from suite.runtime import Detect
+from suite.sizing import Sizing
 
 
 def detect_dataset(
     detect: Detect,
     dataset: Dataset,
     *,
-    image_hw: tuple[int, int],
+    sizing: Sizing,
     batch_size: int,
     workers: int,
     progress: Callable[[int], None] = lambda _: None,
@@ -24,11 +25,12 @@ def detect_dataset(
     """Run a detector over every image and return COCO results with the data set's own ids.
 
     Args:
+        sizing: of the network's input.
         progress: called with the number of images done.
     """
     results: list[dict[str, Any]] = []
     done = 0
-    images = EvaluationSet(dataset.samples, image_hw)
+    images = EvaluationSet(dataset.samples, sizing)
     with closing(iterate_evaluation(images, batch_size=batch_size, workers=workers)) as batches:
         for batch in batches:
             for image_id, found in zip(batch.image_ids, detect(batch.images), strict=True):
@@ -44,7 +46,7 @@ def evaluate(
     detect: Detect,
     dataset: Dataset,
     *,
-    image_hw: tuple[int, int],
+    sizing: Sizing,
     batch_size: int,
     workers: int,
     progress: Callable[[int], None] = lambda _: None,
@@ -53,7 +55,7 @@ def evaluate(
     results = detect_dataset(
         detect,
         dataset,
-        image_hw=image_hw,
+        sizing=sizing,
         batch_size=batch_size,
         workers=workers,
         progress=progress,

@@ -85,7 +85,7 @@ def train(
                 detector.train()
 
         run_steps(
-            open_batches(job, detector, first_step=updater.num_steps_done),
+            open_batches(job, first_step=updater.num_steps_done),
             device=job.device,
             learner=learner,
             updater=updater,

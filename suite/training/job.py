@@ -11,19 +11,15 @@ import torch
 from models import Detector
 from suite.checkpoint import build_recipe_detector
 from suite.data import load_recipe_splits
-from suite.data.loading import (
-    Augmentation,
-    Batch,
-    StepPositions,
-    TrainingStream,
-    iterate_training,
-    trainable_samples,
-)
+from suite.data.batching import RankSteps, build_training_order, trainable_samples
+from suite.data.loading import Batch, TrainingStream, iterate_training
+from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
 from suite.errors import MissingEnvironment, UsageError
 from suite.recipe import Recipe, recipe_digest
 from suite.schedule import learning_rate, steps_per_epoch, total_steps
+from suite.sizing import Sizing, build_sizing
 from suite.training.loop import Learner, build_learner
 from suite.training.optim import Updater
 from suite.weights import load_backbone_weights
@@ -50,6 +46,7 @@ class Job:
 
     Attributes:
         samples: of `train_set`, those with a box to learn.
+        sizing: of the network's input.
     """
 
     recipe: Recipe
@@ -57,6 +54,7 @@ class Job:
     train_set: Dataset
     val_set: Dataset
     samples: tuple[Sample, ...]
+    sizing: Sizing
     plan: Plan
 
 
@@ -73,7 +71,8 @@ def prepare_job(recipe: Recipe) -> Job:
     if not samples:
         raise UsageError(f"{recipe.data.root}: no training image has a box to learn")
     plan = plan_run(recipe, dataset_size=len(samples))
-    return Job(recipe, device, train_set, val_set, samples, plan)
+    sizing = build_sizing(recipe.resize)
+    return Job(recipe, device, train_set, val_set, samples, sizing, plan)
 
 
 def _build_device(recipe: Recipe) -> Device:
@@ -137,12 +136,12 @@ def build_trainee(job: Job, *, load_backbone: bool = True) -> tuple[Detector, Le
     return detector, build_learner(detector, job.device), updater
 
 
-def open_batches(job: Job, detector: Detector, *, first_step: int) -> Generator[Batch]:
+def open_batches(job: Job, *, first_step: int) -> Generator[Batch]:
     """Yield the batches of all steps from `first_step`; close it where the last is not reached."""
     recipe = job.recipe
     stream = TrainingStream(
         samples=job.samples,
-        image_hw=detector.image_hw,
+        sizing=job.sizing,
         augmentation=Augmentation(
             crop=recipe.augment.crop,
             crop_factor=recipe.augment.crop_factor,
@@ -151,11 +150,12 @@ def open_batches(job: Job, detector: Detector, *, first_step: int) -> Generator[
         ),
         seed=recipe.seed,
     )
-    positions = StepPositions(
-        first_step=first_step, num_steps=job.plan.num_steps, global_batch=recipe.global_batch
+    order = build_training_order(
+        job.samples, job.sizing, seed=recipe.seed, global_batch=recipe.global_batch
     )
+    steps = RankSteps(order=order, first_step=first_step, num_steps=job.plan.num_steps)
     pin = job.device.kind != "cpu"
-    return iterate_training(stream, positions, workers=recipe.data.workers, pin=pin)
+    return iterate_training(stream, steps, workers=recipe.data.workers, pin=pin)
 
 
 def describe_subject(job: Job) -> dict[str, Any]:
@@ -180,6 +180,7 @@ def describe_conditions(job: Job) -> dict[str, Any]:
         **job.device.describe(),
         "devices": recipe.devices,
         "global_batch": recipe.global_batch,
+        "image_hw": list(job.sizing.nominal_hw),
         "epochs": recipe.schedule.epochs,
         "steps": job.plan.num_steps,
         "seed": recipe.seed,

@@ -30,7 +30,8 @@ def build_learner(detector: Detector, device: Device) -> Learner:
         images = batch.images.normalised().contiguous(memory_format=device.memory_format)
         with device.autocast():
             outputs = detector(images)
-        return detector.loss(outputs, batch.target)
+        image_hw = images.shape[2], images.shape[3]
+        return detector.loss(outputs, batch.target, image_hw=image_hw)
 
     return learn
 

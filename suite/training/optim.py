@@ -16,8 +16,8 @@ from suite.recipe import Optimizer
 class Updater:
     """Turns a loss into the next weights.
 
-    Weight decay acts on every parameter, biases and batch norm included, as in both published SSD
-    codes.
+    Weight decay acts on every parameter that is trained, biases and batch norm included, as in the
+    published codes of both detectors.
 
     Args:
         detector: whose parameters are trained.

@@ -77,8 +77,9 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
         progress: called with the number of images done; may raise to end it.
     """
     job = run.job
-    detector = run.updater.inference_detector()
-    detect = torch_detect(detector, postprocess_parameters(job.recipe), job.device)
+    detect = torch_detect(
+        run.updater.inference_detector(), postprocess_parameters(job.recipe), job.device
+    )
 
     def advance(done: int) -> None:
         run.events.evaluating(done, len(job.val_set.samples))
@@ -88,8 +89,8 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
         evaluation, results = evaluate(
             detect,
             job.val_set,
-            image_hw=detector.image_hw,
-            batch_size=_EVALUATION_BATCH,
+            sizing=job.sizing,
+            batch_size=_evaluation_batch(job),
             workers=job.recipe.data.workers,
             progress=advance,
         )
@@ -99,12 +100,18 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
     return evaluation
 
 
+def _evaluation_batch(job: Job) -> int:
+    """Return the images a call; large ones as many as memory was enough for in training."""
+    if not job.sizing.keep_ratio:
+        return _EVALUATION_BATCH
+    return min(_EVALUATION_BATCH, job.recipe.global_batch // job.recipe.devices)
+
+
 def write_run_record(run: Run, evaluation: Evaluation | None, notes: Sequence[str]) -> None:
     """Write the record that completes a run."""
     checkpoint = checkpoint_path(run.folder / "checkpoints", run.job.plan.num_steps)
     subject = describe_subject(run.job) | {"checkpoint_sha256": file_sha256(checkpoint)}
     conditions = describe_conditions(run.job) | {
-        "image_hw": list(run.updater.inference_detector().image_hw),
         "scope": "global",
         "window": "all log intervals but the first after each start, data loading included, "
         "evaluation excluded",

@@ -1,4 +1,4 @@
-"""Batches: which samples, in which order, on any number of workers and ranks; how loading ends."""
+"""Batches: the same on any number of workers and ranks, padded to one size; how loading ends."""
 
 from __future__ import annotations
 
@@ -10,35 +10,34 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
+from suite.data.batching import RankSteps, Turn, build_training_order
 from suite.data.loading import (
-    Augmentation,
     Batch,
     EvaluationSet,
-    Example,
-    StepPositions,
     TrainingStream,
     collate,
     iterate_evaluation,
     iterate_training,
-    prepare_for_evaluation,
-    prepare_for_training,
-    trainable_samples,
 )
-from suite.data.sample import Dataset, Sample
+from suite.data.preparing import Augmentation, Example, prepare_for_evaluation
+from suite.data.sample import Sample
 from suite.errors import InputError, SuiteError
+from suite.recipe import Resize
+from suite.sizing import Sizing, build_sizing
 
 PLAIN = Augmentation(crop="none", crop_factor=1.0, flip=0.0, jitter=False)
 VARIED = Augmentation(crop="any_box", crop_factor=0.3, flip=0.5, jitter=True)
-IMAGE_HW = (16, 24)
+STRETCH = build_sizing(Resize(short_side=24, long_side=24))
+SAME = build_sizing(Resize(mode="pad", short_side=30, long_side=40))
+PAD = build_sizing(Resize(mode="pad", short_side=60, long_side=100))
 NUM_SAMPLES = 12
 
 
@@ -67,13 +66,29 @@ def no_process_is_left() -> Iterator[None]:
 
 
 def build_stream(
-    samples: tuple[Sample, ...], *, augmentation: Augmentation = VARIED, seed: int = 5
+    samples: tuple[Sample, ...],
+    *,
+    augmentation: Augmentation = VARIED,
+    seed: int = 5,
+    sizing: Sizing = STRETCH,
 ) -> TrainingStream:
-    return TrainingStream(samples=samples, image_hw=IMAGE_HW, augmentation=augmentation, seed=seed)
+    return TrainingStream(samples=samples, sizing=sizing, augmentation=augmentation, seed=seed)
 
 
-def steps(count: int, *, batch: int, first: int = 0) -> StepPositions:
-    return StepPositions(first_step=first, num_steps=count, global_batch=batch)
+def steps(
+    stream: TrainingStream,
+    count: int,
+    *,
+    batch: int,
+    first: int = 0,
+    ranks: tuple[int, int] = (0, 1),
+) -> RankSteps:
+    """The first `count` steps of rank `ranks[0]` of `ranks[1]`."""
+    order = build_training_order(
+        stream.samples, stream.sizing, seed=stream.seed, global_batch=batch
+    )
+    rank, num_ranks = ranks
+    return RankSteps(order=order, first_step=first, num_steps=count, rank=rank, num_ranks=num_ranks)
 
 
 def assert_equal(first: Batch, second: Batch) -> None:
@@ -83,29 +98,7 @@ def assert_equal(first: Batch, second: Batch) -> None:
             assert torch.equal(tensor, getattr(getattr(second, part), name)), name
 
 
-# The order of training
-
-
-@given(st.integers(1, 9), st.integers(1, 8), st.integers(0, 5), st.integers(1, 6))
-def test_ranks_share_every_position_exactly_once(
-    num_ranks: int, rank_batch: int, first: int, count: int
-) -> None:
-    batch = num_ranks * rank_batch
-    shares = [
-        StepPositions(
-            first_step=first,
-            num_steps=first + count,
-            global_batch=batch,
-            rank=rank,
-            num_ranks=num_ranks,
-        )
-        for rank in range(num_ranks)
-    ]
-    assert {len(share) for share in shares} == {count}
-    for step, batches in enumerate(zip(*shares, strict=True), start=first):
-        assert {len(positions) for positions in batches} == {rank_batch}
-        together = sorted(position for positions in batches for position in positions)
-        assert together == list(range(step * batch, (step + 1) * batch))
+# Training
 
 
 @pytest.mark.parametrize(("num_ranks", "workers"), [(1, 0), (1, 2), (2, 1), (3, 2), (8, 0)])
@@ -114,11 +107,8 @@ def test_every_sample_comes_once_an_epoch(
 ) -> None:
     # Batches of 24 over 10 samples: epochs end inside of batches.
     stream, seen = build_stream(samples[:10], augmentation=PLAIN), []
-    ranks = [
-        StepPositions(first_step=0, num_steps=5, global_batch=24, rank=rank, num_ranks=num_ranks)
-        for rank in range(num_ranks)
-    ]
-    streams = [iterate_training(stream, positions, workers=workers) for positions in ranks]
+    ranks = [steps(stream, 5, batch=24, ranks=(rank, num_ranks)) for rank in range(num_ranks)]
+    streams = [iterate_training(stream, share, workers=workers) for share in ranks]
     for batches in zip(*streams, strict=True):
         interleaved = zip(*(batch.image_ids for batch in batches), strict=True)
         seen += [image_id for row in interleaved for image_id in row]
@@ -129,8 +119,10 @@ def test_every_sample_comes_once_an_epoch(
 
 def order(samples: tuple[Sample, ...], *, seed: int, epoch: int) -> list[int]:
     stream = build_stream(samples, augmentation=PLAIN, seed=seed)
-    examples = [stream[epoch * NUM_SAMPLES + place] for place in range(NUM_SAMPLES)]
-    return [example.image_id for example in examples if isinstance(example, Example)]
+    (batch,) = iterate_training(
+        stream, steps(stream, epoch + 1, batch=NUM_SAMPLES, first=epoch), workers=0
+    )
+    return list(batch.image_ids)
 
 
 def test_the_order_depends_on_seed_and_epoch(samples: tuple[Sample, ...]) -> None:
@@ -141,7 +133,7 @@ def test_the_order_depends_on_seed_and_epoch(samples: tuple[Sample, ...]) -> Non
 
 def test_a_sample_varies_by_epoch_and_not_by_batch(samples: tuple[Sample, ...]) -> None:
     stream = build_stream(samples[:1])
-    first, again, later = stream[0], stream[0], stream[1]
+    first, again, later = (stream[Turn(epoch, 0)] for epoch in (0, 0, 1))
     assert isinstance(first, Example)
     assert isinstance(again, Example)
     assert isinstance(later, Example)
@@ -151,10 +143,12 @@ def test_a_sample_varies_by_epoch_and_not_by_batch(samples: tuple[Sample, ...]) 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(samples: tuple[Sample, ...], workers: int) -> None:
-    stream = build_stream(samples)
-    alone = iterate_training(stream, steps(6, batch=5), workers=0)
-    shared = iterate_training(stream, steps(6, batch=5), workers=workers)
+@pytest.mark.parametrize("sizing", [STRETCH, PAD])
+def test_workers_change_nothing(samples: tuple[Sample, ...], sizing: Sizing, workers: int) -> None:
+    varied = replace(VARIED, crop="none") if sizing.keep_ratio else VARIED
+    stream = build_stream(samples, sizing=sizing, augmentation=varied)
+    alone = iterate_training(stream, steps(stream, 6, batch=5), workers=0)
+    shared = iterate_training(stream, steps(stream, 6, batch=5), workers=workers)
     for first, second in zip(alone, shared, strict=True):
         assert_equal(first, second)
 
@@ -162,8 +156,8 @@ def test_workers_change_nothing(samples: tuple[Sample, ...], workers: int) -> No
 @pytest.mark.parametrize("first", [1, 4])
 def test_a_stream_can_begin_at_any_step(samples: tuple[Sample, ...], first: int) -> None:
     stream = build_stream(samples)
-    whole = list(iterate_training(stream, steps(6, batch=5), workers=0))
-    rest = list(iterate_training(stream, steps(6, batch=5, first=first), workers=2))
+    whole = list(iterate_training(stream, steps(stream, 6, batch=5), workers=0))
+    rest = list(iterate_training(stream, steps(stream, 6, batch=5, first=first), workers=2))
     assert len(rest) == 6 - first
     for early, late in zip(whole[first:], rest, strict=True):
         assert_equal(early, late)
@@ -177,7 +171,7 @@ def test_a_stream_can_begin_at_any_step(samples: tuple[Sample, ...], first: int)
 def test_evaluation_takes_every_image_once_in_order(
     samples: tuple[Sample, ...], batch_size: int, workers: int
 ) -> None:
-    evaluation_set = EvaluationSet(samples, IMAGE_HW)
+    evaluation_set = EvaluationSet(samples, STRETCH)
     batches = list(iterate_evaluation(evaluation_set, batch_size=batch_size, workers=workers))
     ids = [image_id for batch in batches for image_id in batch.image_ids]
     assert ids == [sample.image_id for sample in samples]
@@ -188,83 +182,43 @@ def test_evaluation_takes_every_image_once_in_order(
 
 def test_images_without_boxes_are_evaluated_too(samples: tuple[Sample, ...]) -> None:
     empty = build_sample(samples[0].path, 1, crowd=())
-    (batch,) = iterate_evaluation(EvaluationSet((empty,), IMAGE_HW), batch_size=4, workers=0)
+    (batch,) = iterate_evaluation(EvaluationSet((empty,), STRETCH), batch_size=4, workers=0)
     assert batch.image_ids == (1,)
     assert batch.target.labels.tolist() == [[-1]]
     assert batch.target.boxes_xyxy.tolist() == [[[0, 0, 0, 0]]]
 
 
-# Single samples
-
-
-def test_boxes_go_with_the_resize(samples: tuple[Sample, ...]) -> None:
-    example = prepare_for_evaluation(samples[0], (60, 20))
-    assert example.pixels.shape == (3, 60, 20)
-    assert example.boxes_xyxy.tolist() == [[1, 6, 15, 40], [5, 10, 19, 56]]
-    assert (example.original_hw, example.image_id) == ((30, 40), 100)
-
-
-def test_without_variation_training_sees_what_evaluation_sees(samples: tuple[Sample, ...]) -> None:
-    rng = np.random.default_rng(0)
-    judged = prepare_for_evaluation(samples[0], IMAGE_HW)
-    trained = prepare_for_training(samples[0], IMAGE_HW, PLAIN, rng)
-    assert_equal(collate([judged]), collate([trained]))
-
-
-def test_a_flip_mirrors_pixels_and_boxes(samples: tuple[Sample, ...]) -> None:
-    flip = Augmentation(crop="none", crop_factor=1.0, flip=1.0, jitter=False)
-    straight = prepare_for_evaluation(samples[0], (30, 40))
-    mirrored = prepare_for_training(samples[0], (30, 40), flip, np.random.default_rng(0))
-    assert torch.equal(mirrored.pixels, straight.pixels.flip(2))
-    assert mirrored.boxes_xyxy.tolist() == [[10, 3, 38, 20], [2, 5, 30, 28]]
-
-
-def test_a_crop_shows_the_part_that_its_boxes_say(tmp_path: Path) -> None:
-    image = np.zeros((60, 80, 3), np.uint8)
-    image[20:50, 30:70] = 255
-    Image.fromarray(image).save(tmp_path / "a.png")
-    box = np.array([[30, 20, 70, 50]], np.float32)
-    sample = Sample(
-        1, tmp_path / "a.png", (60, 80), box, np.zeros(1, np.int64), np.zeros(1, np.bool_)
-    )
-    cropping = Augmentation(crop="all_boxes", crop_factor=1.0, flip=0.5, jitter=False)
-    for seed in range(30):
-        example = prepare_for_training(sample, (120, 160), cropping, np.random.default_rng(seed))
-        x0, y0, x1, y1 = example.boxes_xyxy[0]
-        inside = example.pixels[:, int(y0) + 4 : int(y1) - 4, int(x0) + 4 : int(x1) - 4]
-        assert inside.numel()
-        assert (inside == 255).all()
-        assert abs(int((example.pixels[0] > 127).sum()) - (x1 - x0) * (y1 - y0)) < 500
+# Putting together
 
 
 def test_batches_are_padded_to_the_largest_count(samples: tuple[Sample, ...]) -> None:
     few = build_sample(samples[0].path, 1, crowd=(False,))
     none = build_sample(samples[0].path, 2, crowd=())
-    batch = collate([prepare_for_evaluation(s, (30, 40)) for s in (few, samples[4], none)])
+    batch = collate([prepare_for_evaluation(s, SAME) for s in (few, samples[4], none)])
     assert batch.target.labels.tolist() == [[0, -1], [0, 2], [-1, -1]]
     assert batch.target.boxes_xyxy[:, 1].tolist() == [[0] * 4, [10, 5, 38, 28], [0] * 4]
     assert batch.images.pixels.dtype == torch.uint8
     assert batch.images.affine.shape == (3, 3, 4)
 
 
-def test_crowd_boxes_are_targets_where_asked(samples: tuple[Sample, ...]) -> None:
-    path = samples[0].path
-    dataset = Dataset(
-        samples=(
-            build_sample(path, 1, crowd=(False, True)),
-            build_sample(path, 2, crowd=(True, True)),
-            build_sample(path, 3, crowd=()),
-        ),
-        category_ids=(1, 2, 3),
-        class_names=("a", "b", "c"),
-        digest="",
-        coco={},
-    )
-    (single,) = trainable_samples(dataset, use_crowd=False)
-    assert (single.image_id, single.boxes_xyxy.tolist()) == (1, [[2, 3, 30, 20]])
-    assert (len(single.labels), len(single.crowd)) == (1, 1)
-    both = trainable_samples(dataset, use_crowd=True)
-    assert [(sample.image_id, len(sample.labels)) for sample in both] == [(1, 2), (2, 2)]
+def test_pictures_lie_in_the_corner_of_the_largest_canvas(tmp_path: Path) -> None:
+    made = []
+    for number, image_hw in enumerate([(30, 40), (40, 30), (50, 50)]):
+        noise = np.random.default_rng(number).integers(1, 256, (*image_hw, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+        made.append(replace(build_sample(tmp_path / f"{number}.png", 7), image_hw=image_hw))
+    examples = [prepare_for_evaluation(sample, PAD) for sample in made]
+    images = collate(examples).images
+    # 60 x 80 in 64 x 96, 80 x 60 in 96 x 64, 60 x 60 in 64 x 64.
+    assert images.pixels.shape == (3, 3, 96, 96)
+    assert images.original_hw.tolist() == [[30, 40], [40, 30], [50, 50]]
+    assert images.resized_hw.tolist() == [[60, 80], [80, 60], [60, 60]]
+    for canvas, example in zip(images.pixels, examples, strict=True):
+        height, width = example.pixels.shape[1:]
+        assert torch.equal(canvas[:, :height, :width], example.pixels)
+        assert not canvas[:, height:].any()
+        assert not canvas[:, :, width:].any()
+    assert collate(examples[:1]).images.pixels.shape == (1, 3, 64, 96)
 
 
 # How loading ends
@@ -275,9 +229,10 @@ def test_a_broken_image_is_named(samples: tuple[Sample, ...], tmp_path: Path, wo
     broken = tmp_path / "broken.png"
     broken.write_bytes(samples[0].path.read_bytes()[:200])
     mixed = (*samples[:6], build_sample(broken, 7))
+    stream = build_stream(mixed)
     with pytest.raises(InputError, match=r"broken\.png: cannot be decoded"):
-        list(iterate_training(build_stream(mixed), steps(9, batch=2), workers=workers))
-    evaluation = iterate_evaluation(EvaluationSet(mixed, IMAGE_HW), batch_size=4, workers=workers)
+        list(iterate_training(stream, steps(stream, 9, batch=2), workers=workers))
+    evaluation = iterate_evaluation(EvaluationSet(mixed, STRETCH), batch_size=4, workers=workers)
     assert next(evaluation).image_ids == (100, 101, 102, 103)
     with pytest.raises(InputError, match=r"broken\.png: cannot be decoded"):
         next(evaluation)
@@ -285,7 +240,8 @@ def test_a_broken_image_is_named(samples: tuple[Sample, ...], tmp_path: Path, wo
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_closing_ends_the_workers(samples: tuple[Sample, ...], workers: int) -> None:
-    batches = iterate_training(build_stream(samples), steps(10**6, batch=2), workers=workers)
+    stream = build_stream(samples)
+    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=workers)
     with pytest.raises(ZeroDivisionError), closing(batches):
         next(batches)
         assert len(multiprocessing.active_children()) == workers
@@ -297,7 +253,8 @@ def test_closing_ends_the_workers(samples: tuple[Sample, ...], workers: int) -> 
 def test_workers_go_on_after_a_signal_to_the_group(
     samples: tuple[Sample, ...], number: signal.Signals
 ) -> None:
-    batches = iterate_training(build_stream(samples), steps(20, batch=2), workers=2)
+    stream = build_stream(samples)
+    batches = iterate_training(stream, steps(stream, 20, batch=2), workers=2)
     # Signals come from before the workers' first instruction on, and all the time.
     command = [sys.executable, "-c", SEND_FOR_EVER, str(os.getpid()), str(int(number))]
     killer = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -308,7 +265,7 @@ def test_workers_go_on_after_a_signal_to_the_group(
     finally:
         killer.kill()
         killer.communicate()
-    alone = iterate_training(build_stream(samples), steps(20, batch=2), workers=0)
+    alone = iterate_training(stream, steps(stream, 20, batch=2), workers=0)
     for first, second in zip(alone, seen, strict=True):
         assert_equal(first, second)
 
@@ -339,7 +296,8 @@ def test_a_lost_worker_is_explained_at_the_next_batch(
     samples: tuple[Sample, ...], pause: float
 ) -> None:
     before = signal.getsignal(signal.SIGCHLD)
-    batches = iterate_training(build_stream(samples), steps(10**6, batch=2), workers=2)
+    stream = build_stream(samples)
+    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=2)
     next(batches)
     kill_a_worker()
     time.sleep(pause)  # where torch would raise: in the midst of other work
@@ -351,7 +309,8 @@ def test_a_lost_worker_is_explained_at_the_next_batch(
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_does_not_keep_the_run_from_ending(samples: tuple[Sample, ...]) -> None:
-    batches = iterate_training(build_stream(samples), steps(10**6, batch=2), workers=2)
+    stream = build_stream(samples)
+    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=2)
     next(batches)
     for child in multiprocessing.active_children():
         assert child.pid is not None

@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from models.structures import Detections, Images
 from suite.checkpoint import build_recipe_detector, write_checkpoint
 from suite.data import load_split
 from suite.data.synthetic import write_synthetic
 from suite.errors import InputError
+from suite.evaluation import detect_dataset
 from suite.evaluation.coco import evaluate_coco, load_ground_truth, load_results
 from suite.evaluation.model import EvaluationRequest, evaluate_model, find_recipe_of
-from suite.recipe import Recipe, load_recipe, recipe_to_dict
+from suite.recipe import Recipe, Resize, load_recipe, recipe_to_dict
 from suite.records import Record, load_record
+from suite.sizing import build_sizing
 
 
 @pytest.fixture
@@ -58,6 +61,31 @@ def evaluate(model: Path, recipe: Recipe | None = None) -> tuple[Path, Record]:
     output = model.parent / "runs"
     _, folder = evaluate_model(model, EvaluationRequest(recipe=recipe, device="cpu", output=output))
     return folder, load_record(folder / "record.json")
+
+
+def test_every_call_is_of_one_canvas_and_every_answer_goes_to_its_image(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "data", num_train=1, num_val=12, seed=0)
+    val_set = load_split(load_recipe("demo", {"data.root": str(tmp_path / "data")}).data, "val")
+    sizing = build_sizing(Resize(mode="pad", short_side=64, long_side=128))
+    canvases, done = [], []
+
+    def find_whole_image(images: Images) -> list[Detections]:
+        sizes = images.original_hw.tolist()
+        canvas = tuple(images.pixels.shape[2:])
+        assert {sizing.canvas_hw((height, width)) for height, width in sizes} == {canvas}
+        canvases.append(canvas)
+        boxes = [torch.tensor([[0.0, 0, width, height]]) for height, width in sizes]
+        return [Detections(box, torch.ones(1), torch.zeros(1).long()) for box in boxes]
+
+    results = detect_dataset(
+        find_whole_image, val_set, sizing=sizing, batch_size=3, workers=0, progress=done.append
+    )
+    found = {result["image_id"]: result["bbox"] for result in results}
+    assert len(results) == done[-1] == 12
+    assert len(set(canvases)) > 1
+    for sample in val_set.samples:
+        height, width = sample.image_hw
+        assert found[sample.image_id] == [0, 0, width, height]
 
 
 def test_results_and_record_are_written(recipe: Recipe, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from suite.data.synthetic import write_synthetic
 from suite.errors import MissingEnvironment, UsageError
 from suite.recipe import load_recipe
-from suite.training.job import Plan, plan_run, prepare_job
+from suite.training.job import Plan, describe_conditions, open_batches, plan_run, prepare_job
 
 
 def test_the_published_run_in_steps() -> None:
@@ -40,6 +41,33 @@ def test_a_job_has_device_data_and_plan(generated: Path) -> None:
     assert len(job.train_set.samples) == 16
     assert all(len(sample.labels) for sample in job.samples)
     assert job.plan.num_steps == 3 * len(job.samples) // recipe.global_batch
+
+
+@pytest.mark.parametrize("mode", ["pad", "fixed"])
+def test_images_keep_their_shape_in_batches_of_one_orientation(generated: Path, mode: str) -> None:
+    changes = {
+        "augment.crop": "none",
+        "data.root": str(generated),
+        "data.workers": "0",
+        "detector.name": "retinanet_r18_fpn",
+        "global_batch": "2",
+        "resize.long_side": "128",
+        "resize.mode": mode,
+        "resize.short_side": "64",
+        "schedule.epochs": "1",
+    }
+    job = prepare_job(load_recipe("demo", changes))
+    assert describe_conditions(job)["image_hw"] == [64, 128]
+    batches = list(open_batches(job, first_step=0))
+    assert len(batches) == job.plan.num_steps
+    for batch in batches:
+        original, resized = batch.images.original_hw, batch.images.resized_hw
+        assert len({height < width for height, width in original.tolist()}) == 1
+        assert (resized.amin(dim=1) <= 64).all() and (resized.amax(dim=1) <= 128).all()
+        canvas = tuple(batch.images.pixels.shape[2:])
+        assert canvas in ((64, 128), (128, 64)) if mode == "fixed" else max(canvas) <= 128
+        assert (resized <= torch.tensor(canvas)).all()
+        assert (batch.target.boxes_xyxy <= resized.flip(1).repeat(1, 2)[:, None]).all()
 
 
 def test_several_devices_are_refused(generated: Path) -> None:
