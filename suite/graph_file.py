@@ -88,6 +88,20 @@ def check_answer(
             raise InputError(f"{source}: answers with '{name}' of shape {list(output.shape)}")
 
 
+def check_size(image_hw: tuple[int, int], metadata: GraphMetadata, *, source: str) -> None:
+    """Refuse an input that the graph cannot take.
+
+    Raises:
+        InputError: it is too small.
+    """
+    if min(image_hw) < metadata.min_side:
+        raise InputError(
+            f"{source}: an input of {image_hw[0]}x{image_hw[1]} has fewer candidates than the "
+            f"{metadata.postprocess.max_detections} detections of an image; it takes at least "
+            f"{metadata.min_side} pixels each way"
+        )
+
+
 def sidecar_path(graph: Path) -> Path:
     """Return where the sidecar of a graph stands."""
     return graph.with_name(graph.name + ".json")
@@ -119,7 +133,8 @@ def _refers_outside(tensor: onnx.TensorProto) -> bool:
 
 def _check_signature(graph: onnx.GraphProto, metadata: GraphMetadata, *, source: str) -> None:
     """Require the inputs and outputs that the metadata promises."""
-    expected = [(INPUT_NAME, _FLOAT, (None, 3, *metadata.image_hw))]
+    image_hw = metadata.image_hw or (None, None)
+    expected = [(INPUT_NAME, _FLOAT, (None, 3, *image_hw))]
     for name, kind, dims in [*expected, *_expected_outputs(metadata)]:
         found = [value for value in [*graph.input, *graph.output] if value.name == name]
         if len(found) != 1 or not _is_shaped(found[0], kind, dims):
@@ -131,7 +146,8 @@ def _check_signature(graph: onnx.GraphProto, metadata: GraphMetadata, *, source:
 
 def _expected_outputs(metadata: GraphMetadata) -> list[tuple[str, int, tuple[int | None, ...]]]:
     if metadata.nms == "none":
-        sizes = (metadata.num_classes + 1, 4)
+        background = int(metadata.detector == "ssd_r34")
+        sizes = (metadata.num_classes + background, 4)
         pairs = zip(HEAD_NAMES, sizes, strict=True)
         return [(name, _FLOAT, (None, None, size)) for name, size in pairs]
     rows = (None, metadata.postprocess.max_detections)

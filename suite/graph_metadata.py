@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from suite.errors import InputError, UsageError
-from suite.recipe import Count, CountOrZero, Positive, Postprocess
+from suite.recipe import Count, CountOrZero, Pixels, Positive, Postprocess, Resize
 from suite.strict_yaml import Limit, Rule, encode_plain, read_plain
 
 SCHEMA = "suite.graph/1"
@@ -23,13 +23,12 @@ Digest = Annotated[
     str,
     Limit("64 hexadecimal digits", lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None),
 ]
-Pixels = Annotated[int, Limit("from 1 to 16384", lambda value: 1 <= value <= 16384)]
 Channels = Limit("three numbers, one per channel", lambda value: len(value) == 3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInput:
-    """How pixels become the input: bytes x scale, minus mean, divided by std."""
+    """How pixels become the input: bytes x scale, minus mean, divided by std; padding is zero."""
 
     name: Literal["images"]
     layout: Literal["NCHW"]
@@ -62,8 +61,14 @@ class GraphMetadata:
     """By label; the dataset's own ids below likewise."""
     category_ids: tuple[CountOrZero, ...]
     image_hw: Annotated[
-        tuple[Pixels, ...], Limit("height and width", lambda value: len(value) == 2)
+        tuple[Pixels, ...],
+        Limit("height and width, or nothing", lambda value: len(value) in (0, 2)),
     ]
+    """Of the input; empty: both are free, in multiples of 32."""
+    min_side: Pixels
+    """The smallest height and width: below, there are fewer candidates than output rows."""
+    resize: Resize
+    """How an image is fitted to the input."""
     input: GraphInput
     outputs: str
     """What each output holds, in words."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from suite import __version__
-from suite.cli import model_verbs, project_verbs
+from suite.cli import model_verbs, project_verbs, weights_verbs
 from suite.errors import SuiteError
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
@@ -58,5 +58,5 @@ def cli() -> None:
     """
 
 
-for verb in (*model_verbs.VERBS, *project_verbs.VERBS):
+for verb in (*model_verbs.VERBS, *project_verbs.VERBS, *weights_verbs.VERBS):
     cli.add_command(verb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 DEVICES = click.Choice(["auto", "cpu", "cuda", "npu"])
+
+
+class _ImageSize(click.ParamType[tuple[int, int]]):
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", value)
+        if found is None:
+            self.fail(f"{value!r}: expected height x width, such as 800x1344", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+IMAGE_SIZE = _ImageSize()
 
 
 def recipe_flags(function: Callable[..., None]) -> Callable[..., None]:

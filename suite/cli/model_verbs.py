@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, recipe_flags
+from suite.cli.flags import DEVICES, FILE, IMAGE_SIZE, load_recipe_with, print_json, recipe_flags
 from suite.errors import CheckFailed
 
 
@@ -108,6 +108,8 @@ def _judge_model(model: Path, recipe: str | None, request: dict[str, Any]) -> An
 )
 @click.option("--nms", type=click.Choice(["op", "none"]), default="op", show_default=True,
               help="op: postprocess inside; none: raw logits and deltas.")  # fmt: skip
+@click.option("--size", type=IMAGE_SIZE, metavar="HxW",
+              help="Fix the input, such as 800x1344; else RetinaNet's is free.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="SOURCE", help="Photos for the proof of parity.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--records", type=FILE, default=Path("runs"), show_default=True,

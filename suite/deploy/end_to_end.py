@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.detector import Detector
-from models.postprocess import PostprocessParameters
+from models.postprocess import Candidates, PostprocessParameters
 from suite.data.images import read_image
-from suite.data.transforms import normalisation_affine, resize_image
+from suite.data.loading import collate
+from suite.data.preparing import prepare_image
 from suite.deploy.graph import INNER_NAMES, cut_graph
 from suite.deploy.pairing import Pairing, PairingLimits, pair_detections
 from suite.deploy.parity import MAX_HEAD_DIFFERENCE
@@ -37,7 +39,9 @@ from suite.deploy.stages import (
     to_arrays,
 )
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES, GraphFile, check_answer
+from suite.graph_metadata import GraphMetadata
 from suite.graph_session import RunGraph, open_graph
+from suite.sizing import STRIDE_MULTIPLE, build_sizing
 
 _BATCH = 3
 
@@ -52,7 +56,6 @@ class EndToEnd(NamedTuple):
     misfits: int
     nonfinite: int
     num_images: int
-    num_anchors: int
 
 
 def compare_images(
@@ -69,7 +72,7 @@ def compare_images(
         InputError: the graph does not run or lacks its inner values, or an image cannot be read.
     """
     sides = _open_sides(graph, detector, parameters, source)
-    batches = [_compare_batch(sides, batch) for batch in _input_batches(images, detector)]
+    batches = [_compare_batch(sides, batch) for batch in _input_batches(images, graph.metadata)]
     return EndToEnd(
         logits=_worst(batch.logits for batch in batches),
         deltas=_worst(batch.deltas for batch in batches),
@@ -78,7 +81,6 @@ def compare_images(
         misfits=sum(batch.misfits for batch in batches),
         nonfinite=sum(batch.nonfinite for batch in batches),
         num_images=sum(batch.num_images for batch in batches),
-        num_anchors=batches[0].num_anchors,
     )
 
 
@@ -110,9 +112,17 @@ class _Sides:
         heads = self.detector(pixels)
         if not self.with_nms:
             return _Answer(to_arrays(heads), [], [])
-        candidates = self.detector.candidates(heads, pre_topk=self.parameters.pre_topk)
-        padded = suppress_candidates(candidates, self.detector, self.parameters)
+        image_hw = pixels.shape[2], pixels.shape[3]
+        candidates = self.detector.candidates(
+            heads, image_hw=image_hw, pre_topk=self.parameters.pre_topk
+        )
+        padded = self.suppress(candidates, pixels)
         return _Answer(to_arrays(heads), to_arrays(candidates), padded)
+
+    def suppress(self, candidates: Candidates, pixels: Tensor) -> Outputs:
+        """Run PyTorch's NMS stage on what either side found in these images."""
+        image_hw = pixels.shape[2], pixels.shape[3]
+        return suppress_candidates(candidates, self.detector, self.parameters, image_hw=image_hw)
 
     def ask_graph(self, pixels: Tensor) -> _Answer:
         if not self.with_nms:
@@ -143,23 +153,24 @@ def _open_sides(
     return _Sides(detector, parameters, graph, source, run, inspect)
 
 
-def _input_batches(images: Sequence[Path], detector: Detector) -> Iterator[Tensor]:
+def _input_batches(images: Sequence[Path], metadata: GraphMetadata) -> Iterator[Tensor]:
     """Yield a blank and noise, white and with the smooth structure of photos; then the photos."""
-    height, width = detector.image_hw
+    height, width = metadata.image_hw or _probe_size(metadata)
     generator = torch.Generator().manual_seed(0)
     white = torch.randn(1, 3, height, width, generator=generator)
     coarse = torch.randn(1, 3, 9, 9, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
     yield torch.cat([torch.zeros(1, 3, height, width), white, smooth])
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        yield torch.stack([_load_photo(path, detector.image_hw) for path in batch])
+    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
+    examples = (prepare_image(read_image(path), sizing) for path in images)
+    for _, same_canvas in groupby(examples, key=lambda example: example.canvas_hw):
+        while batch := list(islice(same_canvas, _BATCH)):
+            yield collate(batch).images.normalised()
 
 
-def _load_photo(path: Path, image_hw: tuple[int, int]) -> Tensor:
-    affine = torch.from_numpy(normalisation_affine())
-    pixels = resize_image(read_image(path), image_hw).float() / 255
-    return torch.einsum("ij,jhw->ihw", affine[:, :3], pixels) + affine[:, 3, None, None]
+def _probe_size(metadata: GraphMetadata) -> tuple[int, int]:
+    """Return a small size, not square and not the one that the graph was exported with."""
+    return metadata.min_side + 7 * STRIDE_MULTIPLE, metadata.min_side + 3 * STRIDE_MULTIPLE
 
 
 def _compare_batch(sides: _Sides, pixels: Tensor) -> EndToEnd:
@@ -173,7 +184,7 @@ def _compare_batch(sides: _Sides, pixels: Tensor) -> EndToEnd:
     return EndToEnd(
         logits=logits,
         deltas=deltas,
-        pairing=_pair_answers(sides, ours, theirs) if sides.with_nms else NOTHING_PAIRED,
+        pairing=_pair_answers(sides, pixels, ours, theirs) if sides.with_nms else NOTHING_PAIRED,
         batch_differences=sum(
             _differs_in_batch(sides, pixels, row, answer, theirs)
             for row, answer in enumerate(alone)
@@ -181,7 +192,6 @@ def _compare_batch(sides: _Sides, pixels: Tensor) -> EndToEnd:
         misfits=sum(_count_misfits(outputs, sides) for outputs in padded),
         nonfinite=sum(int((~np.isfinite(output)).sum()) for part in answers for output in part),
         num_images=len(pixels),
-        num_anchors=ours.heads[0].shape[1],
     )
 
 
@@ -189,11 +199,11 @@ def _distance(one: NDArray[Any], other: NDArray[Any]) -> float:
     return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
 
 
-def _pair_answers(sides: _Sides, first: _Answer, second: _Answer) -> Pairing:
+def _pair_answers(sides: _Sides, pixels: Tensor, first: _Answer, second: _Answer) -> Pairing:
     pairs = zip(split_rows(first.padded), split_rows(second.padded), strict=True)
     pairings = [pair_detections(one, other, _limits(sides)) for one, other in pairs]
     pairing = sum(pairings, start=NOTHING_PAIRED)
-    if pairing.unpaired and _explained_by_ties(sides, first, second):
+    if pairing.unpaired and _explained_by_ties(sides, pixels, first, second):
         borderline = pairing.borderline + pairing.unpaired
         return replace(pairing, borderline=borderline, unpaired=0)
     return pairing
@@ -207,19 +217,26 @@ def _limits(sides: _Sides) -> PairingLimits:
     )
 
 
-def _explained_by_ties(sides: _Sides, first: _Answer, second: _Answer) -> bool:
+def _explained_by_ties(sides: _Sides, pixels: Tensor, first: _Answer, second: _Answer) -> bool:
     if not same_shapes(first.candidates, second.candidates):
         return False
     pairs = zip(split_rows(first.candidates), split_rows(second.candidates), strict=True)
-    limit = _limits(sides).max_score_difference
-    equal = all(pair_candidates(*pair, max_score_difference=limit).unpaired == 0 for pair in pairs)
-    return equal and all(_is_own_suppression(sides, answer) for answer in (first, second))
+    limits = _limits(sides)
+    pairings = [
+        pair_candidates(
+            *pair,
+            max_score_difference=limits.max_score_difference,
+            score_threshold=limits.score_threshold,
+        )
+        for pair in pairs
+    ]
+    equal = all(pairing.unpaired == 0 for pairing in pairings)
+    return equal and all(_is_own_suppression(sides, pixels, side) for side in (first, second))
 
 
-def _is_own_suppression(sides: _Sides, answer: _Answer) -> bool:
+def _is_own_suppression(sides: _Sides, pixels: Tensor, answer: _Answer) -> bool:
     boxes_xyxy, scores, labels = (torch.from_numpy(value) for value in answer.candidates)
-    kept = suppress_candidates((boxes_xyxy, scores, labels), sides.detector, sides.parameters)
-    return equal_outputs(kept, answer.padded)
+    return equal_outputs(sides.suppress((boxes_xyxy, scores, labels), pixels), answer.padded)
 
 
 def _differs_in_batch(
@@ -237,8 +254,9 @@ def _differs_in_batch(
     # fall otherwise there: the boxes are then no criterion, the list of scores still is.
     limit = _limits(sides).max_score_difference
     same_scores = _distance(alone[1], in_batch.padded[1]) <= limit
-    inspected = sides.ask_graph(pixels[row : row + 1])
-    return not (same_scores and _explained_by_ties(sides, inspected, in_batch))
+    image = pixels[row : row + 1]
+    inspected = sides.ask_graph(image)
+    return not (same_scores and _explained_by_ties(sides, image, inspected, in_batch))
 
 
 def _count_misfits(padded: Outputs, sides: _Sides) -> int:

@@ -23,6 +23,7 @@ def export(
     *,
     output: Path | None = None,
     nms: Nms = "op",
+    size: tuple[int, int] | None = None,
     images: Sequence[Path] = (),
     force: bool = False,
 ) -> tuple[Path, Parity]:
@@ -32,6 +33,7 @@ def export(
         checkpoint: the .pth file.
         output: another name for the graph.
         nms: "op" puts the postprocess into the graph, "none" leaves raw heads.
+        size: height and width to fix; None leaves them free where the detector does.
         images: photos for the end-to-end comparison.
         force: replace an existing file.
 
@@ -40,7 +42,7 @@ def export(
 
     Raises:
         InputError: the checkpoint is unusable.
-        UsageError: the target exists, or is not named `.onnx`.
+        UsageError: the target exists, or is not named `.onnx`, or the detector cannot take `size`.
         CheckFailed: the graph differs from the checkpoint; nothing stands at the target name then,
             not even what stood there before.
         SuiteError: the target cannot be written.
@@ -48,7 +50,7 @@ def export(
     output = output or checkpoint.with_suffix(".onnx")
     _require_target(output, checkpoint, force=force)
     trained = load_detector(checkpoint)
-    model = build_graph(trained, nms=nms)
+    model = build_graph(trained, nms=nms, size=size)
     try:
         with replacing(output) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))

@@ -3,8 +3,9 @@
 The data-dependent part of the postprocess is the custom operator `suite::suppress`, of static shape
 to the exporter; here it becomes ONNX's own NonMaxSuppression, scattered back into static rows.
 
-Input `images` float32 [batch,3,H,W]; outputs `boxes` [batch,D,4], `scores` and `labels` [batch,D],
-`num_dets` [batch]. What verification compares in between keeps stable names (`INNER_NAMES`).
+Input `images` float32 [batch,3,H,W], H and W fixed or free in multiples of 32; outputs `boxes`
+[batch,D,4], `scores` and `labels` [batch,D], `num_dets` [batch]. What verification compares in
+between keeps stable names (`INNER_NAMES`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import onnx
 import torch
@@ -24,92 +24,50 @@ from onnxscript import FLOAT, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-import suite
 from models.detector import Detector
 from models.postprocess import PostprocessParameters, postprocess
 from suite.checkpoint import TrainedDetector
-from suite.data.transforms import MEAN, STD
+from suite.deploy.description import IR_VERSION, OPSET, describe_graph
 from suite.errors import InputError
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES
-from suite.graph_metadata import GraphInput, GraphMetadata, Nms, Software, encode_metadata
-from suite.recipe import recipe_digest
+from suite.graph_metadata import Nms, encode_metadata
+from suite.recipe import MAX_SIDE
 from suite.runtime import postprocess_parameters
-
-OPSET = 18
-# The newest that every ONNX Runtime since 1.16 loads; the exporter's own (10) needs 1.18.
-IR_VERSION = 8
+from suite.sizing import STRIDE_MULTIPLE
 
 CANDIDATE_NAMES = ("candidate_boxes", "candidate_scores", "candidate_labels")
 INNER_NAMES = HEAD_NAMES + CANDIDATE_NAMES
 
-_OUTPUTS = {
-    "op": "boxes: xyxy in pixels of the input, multiply by original size / image_hw; scores: best "
-    "first; labels: places in class_names; num_dets: rows in use, the others hold box 0, score 0, "
-    "label -1",
-    "none": "logits: before the softmax, class 0 is background; deltas: of the anchors' centres "
-    "and log sizes, divided by 0.1 and 0.2",
-}
+_EXAMPLE_HW = (256, 384)
 
 
-def build_graph(trained: TrainedDetector, *, nms: Nms) -> onnx.ModelProto:
+def build_graph(
+    trained: TrainedDetector, *, nms: Nms, size: tuple[int, int] | None = None
+) -> onnx.ModelProto:
     """Export a detector with a dynamic batch and its metadata.
 
     Args:
         trained: the detector; its recipe's thresholds are baked in.
         nms: "op" for the whole postprocess, "none" for raw logits and deltas.
+        size: height and width to fix; None leaves them free where the detector does.
+
+    Raises:
+        UsageError: the detector cannot take this size.
     """
-    parameters = postprocess_parameters(trained.recipe)
-    detector = trained.detector
+    metadata = describe_graph(trained, nms=nms, size=size)
+    detector, parameters = trained.detector, postprocess_parameters(trained.recipe)
+    module: nn.Module = _Graph(detector, parameters) if nms == "op" else detector
+    names = (OUTPUT_NAMES if nms == "op" else ()) + HEAD_NAMES
+    names += CANDIDATE_NAMES if nms == "op" else ()
+    model = _export(module, names, metadata.image_hw)
     if nms == "op":
-        names = OUTPUT_NAMES + INNER_NAMES
-        model = _export(_Graph(detector, parameters), names, detector.image_hw)
         # The inner values were outputs only so that the exporter names them.
         del model.graph.output[len(OUTPUT_NAMES) :]
-    else:
-        model = _export(detector, HEAD_NAMES, detector.image_hw)
     _make_portable(model)
-    metadata = encode_metadata(describe_graph(trained, nms=nms))
-    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    plain = encode_metadata(metadata)
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in plain.items()})
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def describe_graph(trained: TrainedDetector, *, nms: Nms) -> GraphMetadata:
-    """Return the metadata of a detector's graph."""
-    recipe = trained.recipe
-    return GraphMetadata(
-        schema="suite.graph/1",
-        detector=recipe.detector.name,
-        width=recipe.detector.width,
-        num_classes=recipe.detector.num_classes,
-        class_names=trained.class_names,
-        category_ids=trained.category_ids,
-        image_hw=trained.detector.image_hw,
-        input=GraphInput(
-            name="images",
-            layout="NCHW",
-            dtype="float32",
-            colour="RGB",
-            scale=1 / 255,
-            mean=tuple(MEAN.tolist()),
-            std=tuple(STD.tolist()),
-            resize="bilinear, antialiased, half-pixel centres, aspect ratio not kept",
-        ),
-        outputs=_OUTPUTS[nms],
-        postprocess=recipe.postprocess,
-        nms=nms,
-        precision="fp32",
-        opset=OPSET,
-        ir_version=IR_VERSION,
-        recipe=recipe.name,
-        recipe_digest=recipe_digest(recipe),
-        dataset=recipe.data.name,
-        checkpoint_sha256=trained.sha256,
-        step=trained.step,
-        software=Software(
-            suite=suite.__version__, torch=str(torch.__version__), onnx=onnx.__version__
-        ),
-    )
 
 
 def cut_graph(
@@ -138,6 +96,8 @@ def cut_graph(
     part.graph.name = "part"
     part.graph.input.extend(_declare(name) for name in inputs)
     part.graph.output.extend(_declare(name) for name in outputs)
+    # ONNX Runtime infers the sizes of some operators wrongly without these.
+    part.graph.value_info.extend(v for v in model.graph.value_info if v.name in needed)
     part.graph.node.extend(n for n in model.graph.node if not needed.isdisjoint(n.output))
     part.graph.initializer.extend(w for w in model.graph.initializer if w.name in needed)
     return part
@@ -155,23 +115,30 @@ class _Graph(nn.Module):
     def __init__(self, detector: Detector, parameters: PostprocessParameters) -> None:
         super().__init__()
         self.detector = detector
-        self.run = partial(
-            postprocess,
-            num_classes=detector.num_classes,
-            image_hw=detector.image_hw,
-            parameters=parameters,
-        )
-        self.pre_topk = parameters.pre_topk
+        self.postprocess = parameters
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        image_hw = images.shape[2], images.shape[3]
         outputs = self.detector(images)
-        candidates = self.detector.candidates(outputs, pre_topk=self.pre_topk)
-        return (*self.run(*candidates), *outputs, *candidates)
+        candidates = self.detector.candidates(
+            outputs, image_hw=image_hw, pre_topk=self.postprocess.pre_topk
+        )
+        detections = postprocess(
+            *candidates,
+            num_classes=self.detector.num_classes,
+            image_hw=image_hw,
+            parameters=self.postprocess,
+        )
+        return (*detections, *outputs, *candidates)
 
 
-def _export(module: nn.Module, names: Sequence[str], image_hw: tuple[int, int]) -> onnx.ModelProto:
+def _export(module: nn.Module, names: Sequence[str], image_hw: tuple[int, ...]) -> onnx.ModelProto:
     # Two images: a batch of one would be taken for a constant.
-    example = torch.zeros(2, 3, *image_hw)
+    example = torch.zeros(2, 3, *(image_hw or _EXAMPLE_HW))
+    free: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if not image_hw:
+        for axis, name in ((2, "rows"), (3, "columns")):
+            free[axis] = STRIDE_MULTIPLE * torch.export.Dim(name, max=MAX_SIDE // STRIDE_MULTIPLE)
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -180,7 +147,7 @@ def _export(module: nn.Module, names: Sequence[str], image_hw: tuple[int, int]) 
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=list(names),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=(free,),
             custom_translation_table={torch.ops.suite.suppress.default: _suppress},
         )
     assert program is not None

@@ -6,10 +6,10 @@ Shape letters: N images, A anchors, K logits per anchor, P candidates, D detecti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,8 +21,9 @@ from suite.deploy.graph import CANDIDATE_NAMES, cut_graph
 from suite.deploy.nms_cases import build_nms_cases
 from suite.deploy.pairing import Found, Pairing, PairingLimits, pair_detections
 from suite.errors import InputError
-from suite.graph_file import HEAD_NAMES, OUTPUT_NAMES
+from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES, GraphFile
 from suite.graph_session import open_graph
+from suite.sizing import build_sizing
 
 Outputs = Sequence[NDArray[Any]]
 NOTHING_PAIRED = Pairing(total=0, paired=0, borderline=0, unpaired=0)
@@ -33,16 +34,37 @@ _BACKGROUND_LOGITS = (20.0, 14.0, 9.0, 4.0)
 _MAX_SCORE_DIFFERENCE = 1e-5
 
 
+@dataclass(frozen=True)
+class _Stages:
+    """The two stages of both sides, for inputs of one size; `source` names the graph in messages.
+
+    A graph of free height and width computes its anchors and edges from the images' shape, so its
+    stages take images too; what is in them does not matter.
+    """
+
+    graph: GraphFile
+    detector: Detector
+    parameters: PostprocessParameters
+    image_hw: tuple[int, int]
+    source: str
+
+    def run_graph(
+        self, inputs: Sequence[str], values: Sequence[Tensor], outputs: Sequence[str]
+    ) -> Outputs:
+        feed = dict(zip(inputs, to_arrays(values), strict=True))
+        if not self.graph.metadata.image_hw:
+            feed[INPUT_NAME] = np.zeros((len(values[0]), 3, *self.image_hw), np.float32)
+        part = cut_graph(self.graph.model, inputs=list(feed), outputs=outputs)
+        return open_graph(part.SerializeToString(), source=self.source)(outputs, feed)
+
+
 @torch.inference_mode()
 def compare_stages(
-    model: onnx.ModelProto,
-    detector: Detector,
-    parameters: PostprocessParameters,
-    *,
-    num_anchors: int,
-    source: str,
+    graph: GraphFile, detector: Detector, parameters: PostprocessParameters, *, source: str
 ) -> tuple[Pairing, list[bool]]:
     """Give the same heads, then the same candidates to both sides.
+
+    A graph of free size is tried at its rule's own: there the indices are largest.
 
     Returns:
         how the candidates pair that the sides make of the heads, and for each array of candidates
@@ -51,11 +73,13 @@ def compare_stages(
     Raises:
         InputError: the graph lacks these stages or does not run.
     """
-    heads = _generate_heads(num_anchors, detector.num_classes)
-    candidates = detector.candidates(heads, pre_topk=parameters.pre_topk)
-    part = cut_graph(model, inputs=HEAD_NAMES, outputs=CANDIDATE_NAMES)
-    run = open_graph(part.SerializeToString(), source=source)
-    found = run(CANDIDATE_NAMES, dict(zip(HEAD_NAMES, to_arrays(heads), strict=True)))
+    metadata = graph.metadata
+    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
+    image_hw = sizing.canvas_hw(sizing.nominal_hw)
+    stages = _Stages(graph, detector, parameters, image_hw, source)
+    heads = _generate_heads(detector, image_hw)
+    candidates = detector.candidates(heads, image_hw=image_hw, pre_topk=parameters.pre_topk)
+    found = stages.run_graph(HEAD_NAMES, heads, CANDIDATE_NAMES)
     if not same_shapes(to_arrays(candidates), found):
         raise InputError(f"{source}: makes candidates of other shapes than the checkpoint")
     pairs = [
@@ -65,30 +89,48 @@ def compare_stages(
     cases = build_nms_cases(
         parameters, num_classes=detector.num_classes, num_candidates=candidates[1].shape[1]
     )
-    differs = _compare_nms(model, detector, parameters, [candidates, *cases], source=source)
+    differs = [_differs_in_nms(stages, case) for case in [candidates, *cases]]
     return sum(pairs, start=NOTHING_PAIRED), differs
 
 
-def pair_candidates(first: Found, second: Found, *, max_score_difference: float) -> Pairing:
-    """Pair two full lists of candidates; only the last place is a threshold."""
+def pair_candidates(
+    first: Found, second: Found, *, max_score_difference: float, score_threshold: float = -1
+) -> Pairing:
+    """Pair two full lists of candidates; only the last place is a threshold.
+
+    Args:
+        first, second: the lists.
+        max_score_difference: of a pair.
+        score_threshold: candidates that do not score more are left out.
+    """
     limits = PairingLimits(
-        score_threshold=-1,
+        score_threshold=score_threshold,
         iou_threshold=2,
         max_detections=len(first[1]),
         max_score_difference=max_score_difference,
     )
-    return pair_detections(first, second, limits)
+    return pair_detections(_above(first, score_threshold), _above(second, score_threshold), limits)
+
+
+def _above(found: Found, score_threshold: float) -> Found:
+    boxes_xyxy, scores, labels = found
+    chosen = scores > score_threshold
+    return boxes_xyxy[chosen], scores[chosen], labels[chosen]
 
 
 def suppress_candidates(
-    candidates: Candidates, detector: Detector, parameters: PostprocessParameters
+    candidates: Candidates,
+    detector: Detector,
+    parameters: PostprocessParameters,
+    *,
+    image_hw: tuple[int, int],
 ) -> Outputs:
     """Run PyTorch's NMS stage."""
     return to_arrays(
         postprocess(
             *candidates,
             num_classes=detector.num_classes,
-            image_hw=detector.image_hw,
+            image_hw=image_hw,
             parameters=parameters,
         )
     )
@@ -119,27 +161,20 @@ def split_rows(outputs: Outputs) -> list[Found]:
     ]
 
 
-def _compare_nms(
-    model: onnx.ModelProto,
-    detector: Detector,
-    parameters: PostprocessParameters,
-    cases: Sequence[Candidates],
-    *,
-    source: str,
-) -> list[bool]:
-    part = cut_graph(model, inputs=CANDIDATE_NAMES, outputs=OUTPUT_NAMES)
-    run = open_graph(part.SerializeToString(), source=source)
-    differs = []
-    for case in cases:
-        expected = suppress_candidates(case, detector, parameters)
-        found = run(OUTPUT_NAMES, dict(zip(CANDIDATE_NAMES, to_arrays(case), strict=True)))
-        differs.append(not equal_outputs(expected, found))
-    return differs
+def _differs_in_nms(stages: _Stages, case: Candidates) -> bool:
+    expected = suppress_candidates(
+        case, stages.detector, stages.parameters, image_hw=stages.image_hw
+    )
+    return not equal_outputs(expected, stages.run_graph(CANDIDATE_NAMES, case, OUTPUT_NAMES))
 
 
-def _generate_heads(num_anchors: int, num_classes: int) -> HeadOutputs:
+def _generate_heads(detector: Detector, image_hw: tuple[int, int]) -> HeadOutputs:
     generator = torch.Generator().manual_seed(2)
-    shape = (len(_BACKGROUND_LOGITS), num_anchors)
-    logits = torch.randn(*shape, num_classes + 1, generator=generator) * 4
-    logits[..., 0] += torch.tensor(_BACKGROUND_LOGITS)[:, None]
+    shape = (len(_BACKGROUND_LOGITS), detector.num_anchors(image_hw))
+    logits = torch.randn(*shape, detector.num_logits, generator=generator) * 4
+    background = torch.tensor(_BACKGROUND_LOGITS)[:, None]
+    if detector.num_logits > detector.num_classes:
+        logits[..., 0] += background
+    else:
+        logits -= background[..., None]
     return HeadOutputs(logits, torch.randn(*shape, 4, generator=generator) * 2)

@@ -8,11 +8,11 @@ from operator import attrgetter
 from pathlib import Path
 
 from suite.checkpoint import TrainedDetector, load_detector
+from suite.deploy.description import describe_graph
 from suite.deploy.end_to_end import compare_images
-from suite.deploy.graph import describe_graph
 from suite.deploy.parity import Parity
 from suite.deploy.stages import compare_stages
-from suite.errors import CheckFailed
+from suite.errors import CheckFailed, UsageError
 from suite.graph_file import GraphFile, load_graph
 from suite.graph_metadata import GraphMetadata
 from suite.records import Record, build_record
@@ -45,7 +45,7 @@ def verify(model: Path, checkpoint: Path, *, images: Sequence[Path] = ()) -> Par
     """
     graph = load_graph(model)
     trained = load_detector(checkpoint)
-    differing = list_differences(graph.metadata, describe_graph(trained, nms=graph.metadata.nms))
+    differing = list_differences(graph.metadata, _describe_like(graph, trained))
     if not _SHAPE_FIELDS.isdisjoint(differing):
         raise CheckFailed(
             f"{model}: not the graph of {checkpoint}, they differ in {', '.join(differing)}"
@@ -70,6 +70,16 @@ def list_differences(graph: GraphMetadata, checkpoint: GraphMetadata) -> list[st
     """Return the dotted keys in which two descriptions differ, the software's versions apart."""
     keys = [key for key in list_keys(GraphMetadata) if not key.startswith("software.")]
     return [key for key in keys if attrgetter(key)(graph) != attrgetter(key)(checkpoint)]
+
+
+def _describe_like(graph: GraphFile, trained: TrainedDetector) -> GraphMetadata:
+    """Describe the checkpoint's own graph of the same kind and, where it can be, the same size."""
+    image_hw = graph.metadata.image_hw
+    size = (image_hw[0], image_hw[1]) if image_hw else None
+    try:
+        return describe_graph(trained, nms=graph.metadata.nms, size=size)
+    except UsageError:
+        return describe_graph(trained, nms=graph.metadata.nms)
 
 
 def measure_parity(
@@ -102,9 +112,7 @@ def measure_parity(
     )
     if graph.metadata.nms == "none":
         return parity
-    candidates, nms_differs = compare_stages(
-        graph.model, detector, parameters, num_anchors=whole.num_anchors, source=source
-    )
+    candidates, nms_differs = compare_stages(graph, detector, parameters, source=source)
     return replace(
         parity,
         candidates=candidates.total,
