@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from models import Detector
+from models.retinanet import RetinaNet
 from models.ssd_r34 import SSDResNet34
 from suite.checkpoint import build_recipe_detector, write_checkpoint
 from suite.deploy.export import export
-from suite.recipe import load_recipe, recipe_to_dict
+from suite.recipe import Recipe, load_recipe, recipe_to_dict
 
 _OVERRIDES = {
     "name": "small",
@@ -19,6 +21,17 @@ _OVERRIDES = {
     "detector.width": "0.125",
     "postprocess.max_detections": "200",
     "postprocess.pre_topk": "300",
+}
+_RETINANET = {
+    "name": "retinanet",
+    "augment.crop": "none",
+    "detector.name": "retinanet_r18_fpn",
+    "resize.mode": "pad",
+    "resize.short_side": "96",
+    "resize.long_side": "160",
+    # More than a 32x32 input has, so that the smallest input of its graph is a larger one.
+    "postprocess.max_detections": "700",
+    "postprocess.pre_topk": "700",
 }
 
 
@@ -34,6 +47,11 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.nn.init.normal_(head.weight, std=0.2)
         head.bias.data.view(-1, 4)[:, 0] = 4  # background, as after training
     path = tmp_path_factory.mktemp("small") / "small.pth"
+    _write_trained(detector, recipe, path)
+    return path
+
+
+def _write_trained(detector: Detector, recipe: Recipe, path: Path) -> None:
     state = {
         "step": 7,
         "weights": detector.state_dict(),
@@ -47,6 +65,20 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data_digest": "0" * 64,
     }
     write_checkpoint(state, path)
+
+
+@pytest.fixture(scope="session")
+def small_retinanet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RetinaNet of width 0.125 and 3 classes for pictures of 96 x 160, which finds much."""
+    recipe = load_recipe("demo", {**_OVERRIDES, **_RETINANET})
+    torch.manual_seed(0)
+    detector = build_recipe_detector(recipe)
+    assert isinstance(detector, RetinaNet)
+    for conv in (*detector.head.class_tower, *detector.head.box_tower, detector.head.class_out):
+        assert isinstance(conv, torch.nn.Conv2d)
+        torch.nn.init.kaiming_normal_(conv.weight)  # its own 0.01 is for 256 channels
+    path = tmp_path_factory.mktemp("small") / "retinanet.pth"
+    _write_trained(detector, recipe, path)
     return path
 
 
@@ -54,6 +86,12 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_graph(small_checkpoint: Path) -> Path:
     """The same detector as a graph, with its sidecar beside it."""
     return export(small_checkpoint)[0]
+
+
+@pytest.fixture(scope="session")
+def small_retinanet_graph(small_retinanet: Path) -> Path:
+    """The RetinaNet as a graph of free height and width, with its sidecar beside it."""
+    return export(small_retinanet)[0]
 
 
 @pytest.fixture(scope="session")

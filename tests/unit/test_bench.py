@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.structures import Images
 from suite.bench.infer import InferenceRequest, bench_infer
 from suite.bench.timing import summarise_ms
 from suite.bench.train import bench_train
@@ -41,6 +42,25 @@ def test_inference_record(model: str, tmp_path: Path, request: pytest.FixtureReq
     assert conditions["precision"] == "fp32"
     assert conditions["threads"] == (torch.get_num_threads() if "point" in model else "default")
     assert metrics["detections_per_image"] > 1
+
+
+def test_every_run_is_of_one_canvas_and_the_record_states_the_published_size(
+    small_retinanet: Path, small_photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canvases = []
+    normalised = Images.normalised
+
+    def watch(images: Images) -> torch.Tensor:
+        canvases.append(tuple(images.pixels.shape))
+        return normalised(images)
+
+    monkeypatch.setattr(Images, "normalised", watch)
+    asked = InferenceRequest(images=small_photos, batch=3, runs=4, warmup=0, device="cpu")
+    record = bench_infer(small_retinanet, asked)
+    # Of 200 x 400 and 330 x 120 (height x width); then what the harness itself needs.
+    lying, standing = (3, 3, 96, 160), (3, 3, 160, 64)
+    assert canvases == [lying, standing] * 2 + [lying] * 4
+    assert record["conditions"]["image_hw"] == [96, 160]
 
 
 def test_threads_are_of_onnxruntime(small_graph: Path, small_checkpoint: Path) -> None:

@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", ["small_checkpoint", "small_graph"])
+@pytest.mark.parametrize("model", ["small_checkpoint", "small_graph", "small_retinanet"])
 def test_results_are_coco_results_in_pixels_of_each_image(
     model: str, photos: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -19,6 +19,8 @@ from suite.recipe import (
     Optimizer,
     Postprocess,
     Recipe,
+    Resize,
+    RetinaNetVariant,
     Schedule,
     Split,
     differing_keys,
@@ -46,6 +48,11 @@ DECAY = f"{BASE.schedule.decay_epochs:g}"
         ("detector.width", "0"),
         ("detector.backbone_weights", "http://example.org/a.pth"),
         ("detector.padding", "valid"),
+        ("detector.frozen_stages", "-1"),
+        ("detector.frozen_stages", "5"),
+        ("resize.mode", "crop"),
+        ("resize.short_side", "0"),
+        ("resize.long_side", "16385"),
         ("data.name", ""),
         ("data.name", " COCO2017"),
         ("data.format", "yolo"),
@@ -64,6 +71,7 @@ DECAY = f"{BASE.schedule.decay_epochs:g}"
         ("schedule.base_lr", "0"),
         ("schedule.base_batch", "0"),
         ("schedule.warmup_epochs", "-1"),
+        ("schedule.warmup_start", "1.1"),
         ("schedule.decay_epochs", "0"),
         ("schedule.final_lr_factor", "1.5"),
         ("postprocess.score_threshold", "1"),
@@ -95,6 +103,30 @@ def test_values_out_of_range_are_refused(key: str, text: str) -> None:
         load_recipe("ssd_r34_bccd", {key: text})
     (message,) = str(caught.value).splitlines()
     assert message.startswith(f"--set {key}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("detector.variant.caffe_stride", "maybe"),
+        ("detector.variant.p6_from", "c4"),
+        ("detector.variant.relu_before_p7", "1"),
+        ("detector.variant.anchors", "rounded"),
+        ("detector.variant.normaliser", "rank"),
+        ("detector.variant.low_quality", "none"),
+    ],
+)
+def test_variants_that_are_none_are_refused(key: str, text: str) -> None:
+    with pytest.raises(UsageError, match=f"^--set {key}: expected [^\n]*$"):
+        load_recipe("retinanet_r50_fpn_1p", {key: text})
+
+
+@pytest.mark.parametrize("key", ["milestones[0]", "milestones[1]"])
+def test_milestones_are_lists_of_epochs(key: str) -> None:
+    text = "[0, 3]" if key.endswith("[0]") else "[3, x]"
+    with pytest.raises(UsageError, match=r"^--set schedule\.milestones") as caught:
+        load_recipe("retinanet_r50_fpn_1p", {"schedule.milestones": text})
+    assert str(caught.value).startswith(f"--set schedule.{key}: expected ")
 
 
 def test_the_largest_limits_of_the_graph_are_allowed() -> None:
@@ -138,6 +170,151 @@ def test_rules_between_fields_name_both_values(key: str, text: str, message: str
     with pytest.raises(UsageError) as caught:
         load_recipe("ssd_r34_bccd", {key: text})
     assert str(caught.value) == f"--set {key}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "expected"),
+    [
+        (
+            "retinanet_r50_fpn_1p",
+            {"schedule.warmup_epochs": "1"},
+            ["schedule.warmup_epochs: give either warmup_epochs or warmup_steps"],
+        ),
+        (
+            "ssd_r34_bccd",
+            {"schedule.warmup_epochs": "null"},
+            ["schedule.warmup_epochs: give either warmup_epochs or warmup_steps"],
+        ),
+        (
+            "ssd_r34_bccd",
+            {"schedule.milestones": "[8, 11]"},
+            [
+                "schedule.milestones: give either decay_epochs and final_lr_factor (cosine) "
+                "or milestones (steps)"
+            ],
+        ),
+        (
+            "ssd_r34_bccd",
+            {"schedule.decay_epochs": "null"},
+            [
+                "schedule.decay_epochs: give either decay_epochs and final_lr_factor (cosine) "
+                "or milestones (steps)"
+            ],
+        ),
+        (
+            "retinanet_r50_fpn_1p",
+            {"schedule.milestones": "[]"},
+            [
+                "schedule.milestones: give either decay_epochs and final_lr_factor (cosine) "
+                "or milestones (steps)"
+            ],
+        ),
+        (
+            "retinanet_r50_fpn_1p",
+            {"schedule.milestones": "[11, 8]"},
+            ["schedule.milestones: milestones have to rise"],
+        ),
+        (
+            "retinanet_r50_fpn_1p",
+            {"schedule.milestones": "[8, 8]"},
+            ["schedule.milestones: milestones have to rise"],
+        ),
+        (
+            "retinanet_r50_fpn_1p",
+            {"resize.long_side": "700"},
+            ["resize.long_side: long_side 700 is less than short_side 800"],
+        ),
+        (
+            "ssd_r34_bccd",
+            {"resize.short_side": "200"},
+            [
+                "resize.short_side: mode stretch makes squares; long_side is 300, short_side 200",
+                "resize.short_side: ssd_r34 takes images stretched to 300x300; "
+                "leave the section resize out",
+            ],
+        ),
+        (
+            "ssd_r34_bccd",
+            {"resize.mode": "pad"},
+            [
+                "resize.mode: ssd_r34 takes images stretched to 300x300; "
+                "leave the section resize out"
+            ],
+        ),
+        (
+            "ssd_r34_bccd",
+            {"resize.short_side": "512", "resize.long_side": "512"},
+            [
+                "resize.short_side: ssd_r34 takes images stretched to 300x300; "
+                "leave the section resize out"
+            ],
+        ),
+        (
+            "retinanet_r50_fpn_1p",
+            {"resize.mode": "stretch", "resize.long_side": "800"},
+            [
+                "resize.mode: retinanet_r50_fpn keeps an image's shape; "
+                "give resize.mode pad or fixed, with both sides"
+            ],
+        ),
+        (
+            "ssd_r34_bccd",
+            {"detector.variant.caffe_stride": "true"},
+            ["detector.variant is RetinaNet's; ssd_r34 has none"],
+        ),
+        (
+            "retinanet_r50_fpn_1p",
+            {"augment.crop": "all_boxes"},
+            [
+                "augment.crop: crop all_boxes is SSD's; "
+                "retinanet_r50_fpn is trained on whole images, crop none"
+            ],
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    recipe: str, changes: dict[str, str], expected: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(recipe, changes)
+    found = str(caught.value).splitlines()
+    assert len(found) == len(expected), found
+    for line, words in zip(found, expected, strict=True):
+        assert line.endswith(words)
+        assert line == f"--set {words}" or words.startswith("detector.variant is")
+
+
+def test_a_mistake_elsewhere_does_not_make_a_section_wrong(tmp_path: Path) -> None:
+    # The rule on detector.variant looks at a whole section, here of a file that has its keys.
+    path = tmp_path / "mine.yaml"
+    path.write_text(encode_yaml(BASE).replace("num_classes: 3", "num_classes: 0"))
+    with pytest.raises(UsageError) as caught:
+        load_recipe(str(path))
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == [
+        "detector.num_classes"
+    ]
+
+
+def test_sections_left_out_are_those_of_the_published_detectors() -> None:
+    assert (BASE.resize.mode, BASE.resize.short_side, BASE.resize.long_side) == (
+        "stretch",
+        300,
+        300,
+    )
+    plain = recipe_to_dict(BASE)
+    del plain["resize"], plain["detector"]["variant"], plain["detector"]["frozen_stages"]
+    del plain["schedule"]["milestones"], plain["schedule"]["warmup_start"]
+    assert recipe_from_dict(plain, source="an older checkpoint") == BASE
+    assert BASE.detector.frozen_stages == 0
+    variant = load_recipe("retinanet_r50_fpn_8p").detector.variant
+    assert variant == RetinaNetVariant(
+        caffe_stride=False,
+        p6_from="c5",
+        relu_before_p7=False,
+        anchors="exact",
+        normaliser="batch",
+        low_quality="forced",
+    )
 
 
 def test_coco_needs_the_folder_of_the_images_and_voc_has_none(tmp_path: Path) -> None:
@@ -200,7 +377,8 @@ def test_an_unknown_name_lists_close_and_shipped_ones() -> None:
     with pytest.raises(UsageError, match=r"'ssd_r34_bcd': no such file and no shipped recipe") as e:
         load_recipe("ssd_r34_bcd")
     assert "(did you mean 'ssd_r34_bccd'?)" in str(e.value)
-    assert "shipped are demo, ssd_r34_1p, ssd_r34_8p" in str(e.value)
+    assert f"shipped are {', '.join(list_shipped_recipes())}" in str(e.value)
+    assert {"demo", "ssd_r34_1p", "retinanet_r50_fpn_8p"} <= set(list_shipped_recipes())
 
 
 @pytest.mark.parametrize(
@@ -290,21 +468,65 @@ coco_splits = st.builds(Split, annotations=words, images=words)
 voc_splits = st.builds(Split, annotations=words)
 
 
+variants = st.builds(
+    RetinaNetVariant,
+    caffe_stride=st.booleans(),
+    p6_from=st.sampled_from(["c5", "p5"]),
+    relu_before_p7=st.booleans(),
+    anchors=st.sampled_from(["exact", "torchvision"]),
+    normaliser=st.sampled_from(["batch", "image"]),
+    low_quality=st.sampled_from(["forced", "own_best"]),
+)
+
+
+@st.composite
+def resizes(draw: st.DrawFn) -> Resize:
+    short = draw(st.integers(1, 16384))
+    return Resize(
+        mode=draw(st.sampled_from(["pad", "fixed"])),
+        short_side=short,
+        long_side=draw(st.integers(short, 16384)),
+    )
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> Schedule:
+    warmup = draw(st.floats(0, 10))
+    by_epochs, cosine = draw(st.booleans()), draw(st.booleans())
+    return Schedule(
+        epochs=draw(positive),
+        nominal_epoch_images=draw(st.none() | st.integers(64 * 64, 10**9)),
+        base_lr=draw(positive),
+        base_batch=draw(counts),
+        warmup_epochs=warmup if by_epochs else None,
+        warmup_steps=None if by_epochs else draw(st.integers(0, 10**9)),
+        warmup_start=draw(share),
+        decay_epochs=warmup + draw(st.floats(0.1, 1000)) if cosine else None,
+        final_lr_factor=draw(share) if cosine else None,
+        milestones=() if cosine else tuple(sorted(draw(st.sets(positive, min_size=1)))),
+    )
+
+
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     devices, each = draw(st.integers(1, 64)), draw(st.integers(1, 64))
     form = draw(st.sampled_from(["coco", "voc"]))
     splits = coco_splits if form == "coco" else voc_splits
-    warmup, limit = draw(st.floats(0, 10)), draw(st.integers(1, 700))
+    limit = draw(st.integers(1, 700))
+    detector = draw(st.sampled_from(["ssd_r34", "retinanet_r18_fpn", "retinanet_r50_fpn"]))
+    is_ssd = detector == "ssd_r34"
     return Recipe(
         name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)),
         detector=Detector(
-            name="ssd_r34",
+            name=detector,
             num_classes=draw(counts),
             backbone_weights=draw(st.none() | words.filter(lambda text: "://" not in text)),
             width=draw(positive),
             padding=draw(st.sampled_from(["torch", "same"])),
+            frozen_stages=draw(st.integers(0, 4)),
+            variant=RetinaNetVariant() if is_ssd else draw(variants),
         ),
+        resize=Resize() if is_ssd else draw(resizes()),
         data=draw(
             st.builds(
                 Data,
@@ -320,7 +542,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         augment=draw(
             st.builds(
                 Augment,
-                crop=st.sampled_from(["none", "all_boxes", "any_box"]),
+                crop=st.sampled_from(["none", "all_boxes", "any_box"] if is_ssd else ["none"]),
                 crop_factor=share,
                 flip=share,
                 jitter=st.booleans(),
@@ -335,15 +557,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
                 ema_decay=st.none() | below_one,
             )
         ),
-        schedule=Schedule(
-            epochs=draw(positive),
-            nominal_epoch_images=draw(st.none() | st.integers(64 * 64, 10**9)),
-            base_lr=draw(positive),
-            base_batch=draw(counts),
-            warmup_epochs=warmup,
-            decay_epochs=warmup + draw(st.floats(0.1, 1000)),
-            final_lr_factor=draw(share),
-        ),
+        schedule=draw(schedules()),
         postprocess=Postprocess(
             score_threshold=draw(below_one),
             iou_threshold=draw(share),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -14,14 +16,26 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.detector import Detector
+from models.postprocess import PaddedDetections
 from models.structures import Detections, Images
 from suite.checkpoint import load_detector
 from suite.data.images import read_image
-from suite.data.transforms import normalisation_affine, resize_image
+from suite.data.loading import collate
+from suite.data.preparing import prepare_image
 from suite.device import Device, build_device
 from suite.errors import InputError, MissingEnvironment
 from suite.files import file_sha256
-from suite.runtime import build_model_device, load_detect, null_detect
+from suite.recipe import Resize, load_recipe
+from suite.runtime import (
+    build_model_device,
+    load_detect,
+    null_detect,
+    postprocess_parameters,
+    torch_detect,
+    unpad,
+)
+from suite.sizing import build_sizing
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -34,12 +48,8 @@ def cpu() -> Device:
 @pytest.fixture(scope="module")
 def images(small_photos: list[Path]) -> Images:
     """The two photos, of 200 x 400 and 330 x 120 (height x width)."""
-    pixels = [read_image(path) for path in small_photos]
-    return Images(
-        torch.stack([resize_image(image, (300, 300)) for image in pixels]),
-        torch.from_numpy(normalisation_affine()).expand(2, -1, -1),
-        torch.tensor([image.shape[:2] for image in pixels]),
-    )
+    sizing = build_sizing(Resize())
+    return collate([prepare_image(read_image(path), sizing) for path in small_photos]).images
 
 
 @pytest.fixture
@@ -73,7 +83,7 @@ def test_checkpoint_and_graph_answer_alike(
 ) -> None:
     ours = load_detect(small_checkpoint, device=cpu)
     theirs = load_detect(small_graph, device=cpu)
-    assert ours.image_hw == theirs.image_hw == (300, 300)
+    assert ours.sizing == theirs.sizing == build_sizing(Resize())
     assert ours.class_names == theirs.class_names == ("square", "circle", "ring")
     assert ours.category_ids == theirs.category_ids == (3, 5, 9)
     for one, other in zip(ours.detect(images), theirs.detect(images), strict=True):
@@ -93,18 +103,75 @@ def test_boxes_are_in_pixels_of_the_original(
 ) -> None:
     path = {".pth": small_checkpoint, ".onnx": small_graph}[suffix]
     detect = load_detect(path, device=cpu).detect
-    square = Images(images.pixels, images.affine, torch.full((2, 2), 300))
+    square = replace(images, original_hw=torch.full((2, 2), 300))
     for found, plain, (height, width) in zip(
         detect(images), detect(square), images.original_hw.tolist(), strict=True
     ):
         factors = torch.tensor([width, height, width, height]) / 300
         torch.testing.assert_close(found.boxes_xyxy, plain.boxes_xyxy * factors)
-        assert found.boxes_xyxy[:, 2].max() <= width + 1e-3
-        assert found.boxes_xyxy[:, 3].max() <= height + 1e-3
+        assert found.boxes_xyxy[:, 2].max() <= width
+        assert found.boxes_xyxy[:, 3].max() <= height
+
+
+def test_boxes_are_scaled_by_the_picture_and_end_at_its_edges() -> None:
+    images = Images(
+        torch.zeros(2, 3, 64, 128, dtype=torch.uint8),
+        torch.zeros(2, 3, 4),
+        original_hw=torch.tensor([[100, 220], [64, 128]]),
+        resized_hw=torch.tensor([[50, 100], [64, 128]]),
+    )
+    boxes = torch.tensor([[[10.0, 20, 30, 40], [90, 45, 128, 64], [-1, -2, 3, 4]]]).repeat(2, 1, 1)
+    labels = torch.tensor([[0, 1, 2], [2, 1, 0]])
+    first, second = unpad([boxes, boxes[..., 0], labels, torch.tensor([3, 2])], images)
+    expected = [[22, 40, 66, 80], [198, 90, 220, 100], [0, 0, 6.6, 8]]
+    torch.testing.assert_close(first.boxes_xyxy, torch.tensor(expected))
+    torch.testing.assert_close(second.boxes_xyxy, boxes[1, :2])
+    assert (first.labels.tolist(), second.labels.tolist()) == ([0, 1, 2], [2, 1])
+
+
+@pytest.mark.parametrize("mode", ["pad", "fixed"])
+def test_boxes_come_back_to_where_they_were(small_photos: list[Path], mode: str) -> None:
+    sizing = build_sizing(Resize(mode=mode, short_side=67, long_side=130))  # type: ignore[arg-type]
+    boxes = np.array([[0, 0, 11, 7], [20.5, 30, 100, 110]], np.float32)
+    photos = [read_image(path) for path in small_photos]
+    examples = [prepare_image(photo, sizing, boxes_xyxy=boxes) for photo in photos]
+    shown = torch.stack([torch.from_numpy(example.boxes_xyxy) for example in examples])
+    rest = torch.zeros(2, 2), torch.zeros(2, 2).long(), torch.tensor([2, 2])
+    labelled = [replace(example, labels=np.zeros(2, np.int64)) for example in examples]
+    for found in unpad([shown, *rest], collate(labelled).images):
+        np.testing.assert_allclose(found.boxes_xyxy, boxes, rtol=1e-6, atol=1e-5)
+
+
+def test_a_network_is_told_the_size_of_its_input(cpu: Device) -> None:
+    """A picture of 80 x 60 within 96 x 64: what is found on all of it is found on all of it."""
+
+    class Everything(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+        def detect(
+            self, outputs: torch.Tensor, parameters: object, *, image_hw: tuple[int, int]
+        ) -> PaddedDetections:
+            height, width = image_hw
+            box = torch.tensor([[[0.0, 0, width, height]]])
+            found = outputs[:, 0].count_nonzero().view(1, 1).float()
+            return box, found, torch.zeros(1, 1).long(), torch.ones(1).long()
+
+        detect_as_published = detect
+
+    sizing = build_sizing(Resize(mode="pad", short_side=60, long_side=100))
+    white = np.full((160, 120, 3), 255, np.uint8)
+    batch = collate([prepare_image(white, sizing)])
+    assert batch.images.pixels.shape == (1, 3, 96, 64)
+    detector = cast(Detector, Everything())
+    parameters = postprocess_parameters(load_recipe("demo"))
+    (found,) = torch_detect(detector, parameters, cpu)(batch.images)
+    assert found.boxes_xyxy.tolist() == [[0, 0, 120, 160]]
+    assert found.scores.tolist() == [80 * 60]
 
 
 def test_nothing_detects_nothing_in_the_same_form(images: Images) -> None:
-    found = null_detect(torch.device("cpu"), (300, 300))(images)
+    found = null_detect(torch.device("cpu"))(images)
     assert len(found) == 2
     assert found[0].boxes_xyxy.shape == (0, 4)
     assert found[0].scores.shape == found[0].labels.shape == (0,)

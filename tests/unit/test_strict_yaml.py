@@ -44,6 +44,18 @@ class Outer:
     names: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fine:
+    deep: bool = False
+    share: Annotated[float, Limit("at most 1", lambda value: value <= 1)] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    size: int
+    fine: Fine = Fine()
+
+
 GOOD = "name: x\ninner:\n  count: 2\n  rate: 1e-4\n"
 RULE = Rule(("inner.count", "numbers"), lambda c, n: len(n) < c, "{1} has {0} numbers or more")
 
@@ -229,6 +241,60 @@ def test_a_wrong_override_is_named_by_its_flag(key: str, text: str, message: str
     (found,) = mistakes(GOOD, **{key: text})
     assert message in found
     assert len(found) < 250
+
+
+# A section that has a default
+
+
+SETTLED = (
+    Rule(("size", "fine.deep"), lambda size, deep: size < 5 or deep, "size {0} needs deep"),
+    Rule(("size", "fine"), lambda size, fine: size != 4 or fine == Fine(), "4 is nothing fine"),
+)
+
+
+def read_settled(text: str, **overrides: str) -> Settled:
+    dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    return read_yaml(text, Settled, source="f.yaml", overrides=dotted, rules=SETTLED)
+
+
+def settled_mistakes(text: str, **overrides: str) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        read_settled(text, **overrides)
+    return str(caught.value).splitlines()
+
+
+def test_a_section_left_out_has_its_defaults_and_takes_overrides() -> None:
+    assert read_settled("size: 1") == Settled(size=1, fine=Fine())
+    assert read_settled("size: 1\nfine: {share: 1}") == Settled(size=1, fine=Fine(share=1.0))
+    assert read_settled("size: 1", fine__deep="true") == Settled(size=1, fine=Fine(deep=True))
+    assert read_settled("size: 1\nfine:\n  share: 0.1", fine__deep="true").fine == Fine(
+        deep=True, share=0.1
+    )
+
+
+def test_its_overrides_are_checked_as_all_others() -> None:
+    (found,) = settled_mistakes("size: 1", fine__share="2")
+    assert found == "--set fine.share: expected at most 1, got '2'"
+    (found,) = settled_mistakes("size: 1", fine__shaer="0.1")
+    assert found == "--set fine.shaer: unknown key (did you mean 'fine.share'?)"
+    (found,) = settled_mistakes("size: 1", fine="{}")
+    assert found == "--set fine: a section; set one of its keys, such as fine.deep"
+
+
+def test_its_fields_and_itself_take_part_in_rules() -> None:
+    assert settled_mistakes("size: 7") == ["f.yaml:1: size: size 7 needs deep"]
+    assert read_settled("size: 7", fine__deep="true").size == 7
+    (found,) = settled_mistakes("size: 4", fine__share="0.1")
+    assert found.endswith("4 is nothing fine")
+    assert read_settled("size: 4").fine == Fine()
+
+
+def test_a_rule_on_a_section_is_not_asked_for_what_is_wrong_elsewhere() -> None:
+    # A mistake that comes before the section leaves the section what it is.
+    (found,) = settled_mistakes("siez: 3\nsize: 4\nfine: {share: 0.5}")
+    assert found == "f.yaml:1: siez: unknown key (did you mean 'size'?)"
+    (found,) = settled_mistakes("size: 4\nfine: {share: 2}")
+    assert found == "f.yaml:2: fine.share: expected at most 1, got '2'"
 
 
 def test_keys_are_listed_without_sections() -> None:

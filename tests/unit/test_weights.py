@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.resnet import ResNet34
+from models.resnet import ResNet
 from suite.errors import InputError, UsageError
 from suite.files import file_sha256
 from suite.weights import load_backbone_weights, load_plain
@@ -25,16 +25,16 @@ from suite.weights import load_backbone_weights, load_plain
 STRIDES = (1, 2, 1)
 
 
-def build_backbone(seed: int = 0) -> ResNet34:
+def build_backbone(seed: int = 0) -> ResNet:
     torch.manual_seed(seed)
-    return ResNet34(STRIDES, width=0.125)
+    return ResNet(34, STRIDES, width=0.125)
 
 
 @pytest.fixture
 def weights() -> dict[str, Tensor]:
     """What a publisher has: also a last stage and a classifier."""
     torch.manual_seed(1)
-    state = dict(ResNet34(width=0.125).state_dict())
+    state = dict(ResNet(34, width=0.125).state_dict())
     return state | {"fc.weight": torch.randn(10, 64), "fc.bias": torch.zeros(10)}
 
 
@@ -75,7 +75,7 @@ def test_missing_weights_are_named_and_counted(weights: dict[str, Tensor], tmp_p
 
 
 def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
-    path = save(ResNet34(STRIDES, width=0.25).state_dict(), tmp_path / "w.pth")
+    path = save(ResNet(34, STRIDES, width=0.25).state_dict(), tmp_path / "w.pth")
     message = r"'conv1\.weight' has shape \(16, 3, 7, 7\), the detector wants \(8, 3, 7, 7\)"
     with pytest.raises(InputError, match=message):
         load_backbone_weights(build_backbone(), str(path))
@@ -285,7 +285,19 @@ def test_other_urls_are_refused(url: str, problem: str) -> None:
         load_backbone_weights(build_backbone(), url)
 
 
-def test_the_published_weights_fit(shared: Path) -> None:
-    backbone = ResNet34(STRIDES)
-    load_backbone_weights(backbone, str(shared / "weights" / "resnet34_imagenet.pth"))
-    assert 0.01 < backbone.conv1.weight.std().item() < 0.2
+@pytest.mark.parametrize(
+    ("depth", "strides", "name"),
+    [
+        (34, STRIDES, "resnet34_imagenet"),
+        (18, (1, 2, 2, 2), "resnet18_imagenet"),
+        (50, (1, 2, 2, 2), "resnet50_imagenet_v1stride"),
+    ],
+)
+def test_the_published_weights_fit(
+    shared: Path, depth: int, strides: tuple[int, ...], name: str
+) -> None:
+    backbone = ResNet(depth, strides)
+    load_backbone_weights(backbone, str(shared / "weights" / f"{name}.pth"))
+    # What batch norm makes of the first weights; one publisher's are fifty times as large.
+    spread = backbone.conv1.weight.std() / backbone.bn1.running_var.mean().sqrt()
+    assert 0.01 < spread.item() < 0.2

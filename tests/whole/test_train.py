@@ -34,6 +34,7 @@ from suite.evaluation import evaluate
 from suite.recipe import Recipe, load_recipe
 from suite.records import load_record
 from suite.runtime import postprocess_parameters, torch_detect
+from suite.sizing import build_sizing
 from suite.training import train
 
 RunSuite = Callable[..., Any]
@@ -211,7 +212,7 @@ def test_averaged_weights_are_the_ones_evaluated(data: Path, train_calmly: Train
         _, found = evaluate(
             detect,
             load_recipe_splits(recipe)[1],
-            image_hw=(300, 300),
+            sizing=build_sizing(recipe.resize),
             batch_size=16,
             workers=0,
         )

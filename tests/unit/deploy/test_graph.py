@@ -116,7 +116,9 @@ def test_detections_are_those_of_pytorch(
     parameters = postprocess_parameters(trained.recipe)
     pixels = smooth_noise(num_images)
     with torch.inference_mode():
-        expected = trained.detector.detect(trained.detector(pixels), parameters)
+        expected = trained.detector.detect(
+            trained.detector(pixels), parameters, image_hw=(300, 300)
+        )
     found = run_graph(small_graph.read_bytes(), pixels)
     limits = PairingLimits(score_threshold=0.05, iou_threshold=0.5, max_detections=200)
     pairs = zip(split_rows([v.numpy() for v in expected]), split_rows(found), strict=True)
@@ -165,7 +167,10 @@ def test_metadata_values_are_json(small_graph: Path, trained: TrainedDetector) -
     values = {e.key: json.loads(e.value) for e in onnx.load(small_graph).metadata_props}
     assert values["class_names"] == ["square", "circle", "ring"]
     assert values["category_ids"] == [3, 5, 9]
-    assert values["image_hw"] == [300, 300]
+    assert (values["image_hw"], values["min_side"]) == ([300, 300], 300)
+    assert values["resize"] == {"mode": "stretch", "short_side": 300, "long_side": 300}
+    assert values["input"]["resize"].endswith("aspect ratio not kept")
+    assert values["outputs"].startswith("boxes: xyxy in pixels of the input")
     assert values["checkpoint_sha256"] == trained.sha256
     assert values["dataset"] == trained.recipe.data.name
     assert values["postprocess"] == {

@@ -78,10 +78,13 @@ def test_formats_are_inverse(rows: list[Box]) -> None:
 
 
 def random_boxes(seed: int, count: int = 50) -> tuple[Tensor, Tensor]:
-    """Boxes with sides of 1 to 200 px, as corners, and anchors of as many kinds."""
+    """Boxes with sides of 5 to 200 px, as corners, and anchors of as many kinds, 10 to 300 px.
+
+    So no side is further from its anchor's than `decode` lets it be.
+    """
     generator = torch.Generator().manual_seed(seed)
     corner, side, centre, size = torch.rand(4, count, 2, generator=generator)
-    corner, side = corner * 250, 1 + side * 199
+    corner, side = corner * 250, 5 + side * 195
     anchors_cxcywh = torch.cat([centre * 300, 10 + size * 290], dim=1)
     return torch.cat([corner, corner + side], dim=1), anchors_cxcywh
 
@@ -115,10 +118,18 @@ def test_zero_deltas_give_the_anchor() -> None:
     assert torch.equal(found, cxcywh_to_xyxy(anchors_cxcywh).expand(3, -1, -1))
 
 
-def test_a_wild_size_delta_stays_finite() -> None:
+@pytest.mark.parametrize(
+    ("delta", "sides"), [(1e30, (1000, 2000)), (4.2, (1000, 2000)), (-1e30, (0.256, 0.512))]
+)
+def test_a_wild_size_delta_stays_within_detectrons_ratio(
+    delta: float, sides: tuple[float, float]
+) -> None:
+    # 1000/16 = 62.5 times the anchor's sides, or that part of them.
     anchor = torch.tensor([[150.0, 150.0, 16.0, 32.0]])
-    x0, y0, x1, y1 = decode(torch.tensor([[0.0, 0.0, 1e30, 1e30]]), anchor, SCALES)[0].tolist()
-    assert (x1 - x0, y1 - y0) == pytest.approx((1000, 2000), rel=1e-4)
+    for scales in (SCALES, (1.0, 1.0)):
+        deltas = torch.tensor([[0.0, 0.0, delta / scales[1], delta / scales[1]]])
+        x0, y0, x1, y1 = decode(deltas, anchor, scales)[0].tolist()
+        assert (x1 - x0, y1 - y0) == pytest.approx(sides, rel=1e-4)
 
 
 def test_a_box_without_area_encodes_to_finite_deltas() -> None:

@@ -19,6 +19,7 @@ from models.postprocess import (
     clip_to_image,
     postprocess,
     select_candidates,
+    select_level_candidates,
     separate_classes,
 )
 from models.structures import HeadOutputs
@@ -167,6 +168,41 @@ def test_candidates_are_float32_whatever_the_network_ran_in() -> None:
         torch.float32,
         torch.int64,
     )
+
+
+def test_levels_give_their_best_pairs_each() -> None:
+    levels, anchors, expected = [], [], []
+    for number, count in enumerate((40, 7, 2)):
+        outputs, anchors_cxcywh = random_heads(number)
+        levels.append(HeadOutputs(outputs.logits[:, :count], outputs.deltas[:, :count]))
+        anchors.append(anchors_cxcywh[:count])
+        pairs = [
+            (logit, place, label)
+            for place, row in enumerate(levels[-1].logits[1].tolist())
+            for label, logit in enumerate(row)
+        ]
+        best = sorted(pairs, reverse=True)[:20]  # the last level has only 8
+        expected += [(logit, number, place, label) for logit, place, label in best]
+    boxes_xyxy, scores, labels = select_level_candidates(
+        levels, anchors, scales=SCALES, pre_topk=20
+    )
+    assert scores.shape == labels.shape == (2, 20 + 20 + 8)
+    assert labels[1].tolist() == [label for *_, label in expected]
+    wanted = [1 / (1 + math.exp(-logit)) for logit, *_ in expected]
+    assert scores[1].tolist() == pytest.approx(wanted, rel=1e-6)
+    for found, (_, number, place, _) in zip(boxes_xyxy[1].tolist(), expected, strict=True):
+        deltas = levels[number].deltas[1, place].tolist()
+        corners = decode_slowly(deltas, anchors[number][place].tolist())
+        rows, columns = IMAGE_HW
+        clipped = np.clip(found, 0, [columns, rows, columns, rows])
+        assert clipped.tolist() == pytest.approx(corners, abs=1e-3)
+
+
+def test_candidates_of_levels_are_float32_whatever_the_network_ran_in() -> None:
+    outputs, anchors_cxcywh = random_heads(0)
+    reduced = HeadOutputs(outputs.logits.bfloat16(), outputs.deltas.bfloat16())
+    found = select_level_candidates([reduced], [anchors_cxcywh], scales=SCALES, pre_topk=10)
+    assert [part.dtype for part in found] == [torch.float32, torch.float32, torch.int64]
 
 
 def test_boxes_are_clipped_by_width_and_height() -> None:

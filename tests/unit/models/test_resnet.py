@@ -13,7 +13,7 @@ from torch import nn
 from models.resnet import (
     BasicBlock,
     Padding,
-    ResNet34,
+    ResNet,
     max_pool_3x3,
     pad_same,
     scale_channels,
@@ -22,17 +22,18 @@ from models.resnet import (
 
 def test_whole_network_has_the_published_size_and_stride() -> None:
     # 21,797,672 of the published network less its classifier, 512 * 1000 + 1000.
-    backbone = ResNet34()
+    backbone = ResNet(34)
     assert sum(p.numel() for p in backbone.parameters()) == 21_797_672 - 513_000
-    assert backbone.out_channels == 512
+    assert backbone.channels == [64, 128, 256, 512]
     with torch.inference_mode():
-        assert backbone.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 512, 2, 2)
+        assert backbone.eval()(torch.zeros(1, 3, 64, 64))[-1].shape == (1, 512, 2, 2)
 
 
 def test_three_stages_with_the_last_stride_removed() -> None:
-    backbone = ResNet34((1, 2, 1), width=0.25)
+    backbone = ResNet(34, (1, 2, 1), width=0.25)
     with torch.inference_mode():
-        assert backbone.eval()(torch.zeros(2, 3, 300, 300)).shape == (2, 64, 38, 38)
+        stages = backbone.eval()(torch.zeros(2, 3, 300, 300))
+    assert [stage.shape for stage in stages] == [(2, 16, 75, 75), (2, 32, 38, 38), (2, 64, 38, 38)]
 
 
 def test_published_weights_fit_by_name_and_shape(shared: Path) -> None:
@@ -40,7 +41,7 @@ def test_published_weights_fit_by_name_and_shape(shared: Path) -> None:
     published = torch.load(path, weights_only=True, mmap=True)
     ours = {
         name: value.shape
-        for name, value in ResNet34().state_dict().items()
+        for name, value in ResNet(34).state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
     theirs = {
@@ -52,14 +53,14 @@ def test_published_weights_fit_by_name_and_shape(shared: Path) -> None:
 
 
 def test_batch_norm_has_the_published_constants() -> None:
-    layers = [m for m in ResNet34((1, 2, 1)).modules() if isinstance(m, nn.BatchNorm2d)]
+    layers = [m for m in ResNet(34, (1, 2, 1)).modules() if isinstance(m, nn.BatchNorm2d)]
     # One in the stem, two in each of 3 + 4 + 6 blocks, and two projections.
     assert len(layers) == 1 + 2 * 13 + 2
     assert {(layer.eps, layer.momentum) for layer in layers} == {(1e-5, 0.1)}
 
 
 def test_a_fresh_block_passes_its_input_on() -> None:
-    stage = ResNet34(width=0.25).eval().get_submodule("layer1")
+    stage = ResNet(34, width=0.25).eval().get_submodule("layer1")
     features = torch.rand(1, 16, 9, 9)
     assert torch.equal(stage(features), features)
 
@@ -108,12 +109,13 @@ def test_max_pool_starts_where_its_framework_starts(size: int, same: bool, befor
 
 @pytest.mark.parametrize("padding", ["torch", "same"])
 def test_the_stem_pools_with_the_padding_asked_for(padding: Padding) -> None:
-    backbone = ResNet34((1,), width=0.25, padding=padding).eval()
+    backbone = ResNet(34, (1,), width=0.25, padding=padding).eval()
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     stem = torch.relu(backbone.bn1(backbone.conv1(images)))
+    (features,) = backbone(images)
     # A fresh stage is the identity.
-    assert torch.equal(backbone(images), max_pool_3x3(stem, same=padding == "same"))
-    assert not torch.equal(backbone(images), max_pool_3x3(stem, same=padding != "same"))
+    assert torch.equal(features, max_pool_3x3(stem, same=padding == "same"))
+    assert not torch.equal(features, max_pool_3x3(stem, same=padding != "same"))
 
 
 @pytest.mark.parametrize(("size", "before", "after"), [(38, 0, 1), (19, 1, 1), (10, 0, 1)])

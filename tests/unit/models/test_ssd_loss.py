@@ -227,7 +227,7 @@ def test_detectors_loss_equals_the_plain_loop_over_its_8732_anchors() -> None:
     ]
     detector = SSDResNet34(5, width=0.125)
     outputs = random_outputs(3, num_images=2, num_anchors=8732, num_logits=6)
-    losses = detector.loss(outputs, pad(images))
+    losses = detector.loss(outputs, pad(images), image_hw=(300, 300))
     anchors = [(x, y, w, h) for x, y, w, h in detector.anchors_cxcywh.tolist()]
     expected = expected_losses(outputs, images, anchors)
     found = (losses["classification"].item(), losses["box"].item())

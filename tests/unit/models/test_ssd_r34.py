@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from models import DETECTORS, Detector, build_detector
 from models.postprocess import PostprocessParameters
-from models.resnet import BasicBlock, Padding, ResNet34
+from models.resnet import BasicBlock, Padding, ResNet
 from models.ssd_r34 import ExtraBlock, SSDResNet34
 from models.structures import HeadOutputs, Target
 
+IMAGE_HW = (300, 300)
 # Cells of a row, anchors of a cell and first anchor of each level.
 LEVELS = ((38, 4, 0), (19, 6, 5776), (10, 6, 7942), (5, 6, 8542), (3, 4, 8692), (1, 4, 8728))
 
@@ -65,7 +66,7 @@ def test_new_layers_start_with_xavier_weights_and_zero_biases(published: SSDResN
 @pytest.mark.parametrize("width", [0.25, 1.0])
 def test_outputs_have_one_row_for_each_anchor(width: float, batch: int, padding: Padding) -> None:
     detector = build_detector("ssd_r34", num_classes=5, width=width, padding=padding).eval()
-    images = torch.randn(batch, 3, *detector.image_hw)
+    images = torch.randn(batch, 3, *IMAGE_HW)
     with torch.inference_mode():
         logits, deltas = detector(images)
     assert logits.shape == (batch, 8732, 6)
@@ -81,8 +82,8 @@ class Spot(nn.Module):
         self.features = torch.zeros(1, channels, 38, 38)
         self.features[:, :, row, column] = 1
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.features
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.features]
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 30), (37, 5)])
@@ -138,7 +139,8 @@ def test_every_parameter_is_trained(padding: Padding) -> None:
         box_of(detector, start + cells * cells // 2 * shapes) for cells, shapes, start in LEVELS
     ]
     target = Target(torch.tensor([boxes, boxes]), torch.tensor([[0, 1, 2, 0, 1, 2]] * 2))
-    losses = detector.loss(detector(torch.randn(2, 3, 300, 300)), target)
+    outputs = detector(torch.randn(2, 3, 300, 300))
+    losses = detector.loss(outputs, target, image_hw=IMAGE_HW)
     assert set(losses) == {"classification", "box"}
     torch.autograd.backward(torch.stack(list(losses.values())).sum())
     for name, parameter in detector.named_parameters():
@@ -156,7 +158,8 @@ def test_a_fresh_detector_learns() -> None:
     optimizer = torch.optim.SGD(detector.parameters(), lr=0.01, momentum=0.9)
     history = []
     for _ in range(8):
-        loss = torch.stack(list(detector.loss(detector(images), target).values())).sum()
+        losses = detector.loss(detector(images), target, image_hw=IMAGE_HW)
+        loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -203,13 +206,14 @@ def test_strided_levels_start_where_their_framework_starts(
 @pytest.mark.parametrize("padding", ["torch", "same"])
 def test_the_backbone_has_the_padding_asked_for(padding: Padding) -> None:
     detector = SSDResNet34(2, width=0.25, padding=padding).eval()
-    expected = ResNet34((1, 2, 1), width=0.25, padding=padding).eval()
+    expected = ResNet(34, (1, 2, 1), width=0.25, padding=padding).eval()
     expected.load_state_dict(detector.backbone.state_dict())
     images = torch.randn(1, 3, 300, 300, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert torch.equal(detector.backbone(images), expected(images))
+        found = detector.backbone(images)[-1]
+        assert torch.equal(found, expected(images)[-1])
         expected.same_padding = not expected.same_padding
-        assert not torch.equal(detector.backbone(images), expected(images))
+        assert not torch.equal(found, expected(images)[-1])
 
 
 def parameters(*, score: float) -> PostprocessParameters:
@@ -224,7 +228,7 @@ def test_a_confident_anchor_becomes_a_detection() -> None:
     logits[:, :, 0] = 20
     logits[1, 7000, 3] = 25  # class 3 is label 2
     boxes_xyxy, scores, labels, num_dets = detector.detect(
-        HeadOutputs(logits, torch.zeros(2, 8732, 4)), parameters(score=0.05)
+        HeadOutputs(logits, torch.zeros(2, 8732, 4)), parameters(score=0.05), image_hw=IMAGE_HW
     )
     assert num_dets.tolist() == [0, 1]
     assert labels[1].tolist() == [2] + [-1] * 9
@@ -240,7 +244,7 @@ def test_an_image_of_nan_gives_no_detections() -> None:
     images[1] = math.nan
     with torch.inference_mode():
         boxes_xyxy, scores, labels, num_dets = detector.detect(
-            detector(images), parameters(score=0.0)
+            detector(images), parameters(score=0.0), image_hw=IMAGE_HW
         )
     assert num_dets.tolist() == [10, 0]
     assert not boxes_xyxy[1].any() and not scores[1].any() and (labels[1] == -1).all()
@@ -251,6 +255,13 @@ def test_detectors_are_built_by_name() -> None:
     for name in DETECTORS:
         detector = build_detector(name, num_classes=2, width=0.125)
         assert isinstance(detector, Detector)
-        assert (detector.num_classes, detector.image_hw) == (2, (300, 300))
+        background = int(name == "ssd_r34")
+        assert (detector.num_classes, detector.num_logits) == (2, 2 + background)
     with pytest.raises(KeyError):
         build_detector("ssd_r35", num_classes=2)
+
+
+def test_the_anchors_are_those_of_one_size(published: SSDResNet34) -> None:
+    assert published.num_anchors(IMAGE_HW) == 8732
+    with pytest.raises(AssertionError, match="300x300"):
+        published.num_anchors((300, 332))

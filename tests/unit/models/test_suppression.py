@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import models.postprocess
 from models.postprocess import suppress
 
 Box = tuple[float, float, float, float]
@@ -107,6 +108,84 @@ def test_a_long_chain_is_resolved_exactly() -> None:
     chain = [((float(step), 0.0, step + 2.9, 10.0), 1 - step / 400) for step in range(300)]
     kept = suppress_image(chain, iou=0.45, score=0.0, max_dets=300)
     assert kept == list(range(0, 300, 2))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(drawn_image, min_size=1, max_size=3),
+    st.sampled_from([0.25, 0.5]),
+    st.integers(1, 24),
+    st.integers(1, 9),
+)
+def test_blocks_of_any_size_equal_the_greedy_loop(
+    images: list[list[tuple[Box, float]]], iou: float, max_dets: int, block: int
+) -> None:
+    size = max(len(image) for image in images)
+    boxes_xyxy, scores = torch.zeros(len(images), size, 4), torch.zeros(len(images), size)
+    for n, image in enumerate(images):
+        boxes_xyxy[n, : len(image)] = torch.tensor([box for box, _ in image])
+        scores[n, : len(image)] = torch.tensor([value for _, value in image])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.postprocess, "_BLOCK", block)
+        kept_scores, index = suppress(boxes_xyxy, scores, iou, 0.05, min(max_dets, size))
+    for n, image in enumerate(images):
+        boxes, values = [box for box, _ in image], [value for _, value in image]
+        expected = keep_greedily(boxes, values, iou=iou, score=0.05)[:max_dets]
+        assert index[n][kept_scores[n] > 0].tolist() == expected
+
+
+def chain(size: int, *, first: float = 0.0) -> list[tuple[Box, float]]:
+    """Return boxes of falling score, each of which suppresses the next and no other."""
+    return [((first + 3 * n, 0.0, first + 3 * n + 8.5, 10.0), 1 - n / 1000) for n in range(size)]
+
+
+def grid(size: int) -> list[tuple[Box, float]]:
+    """Return boxes apart from each other."""
+    return [((20.0 * n, 0.0, 20.0 * n + 8, 10.0), 1 - n / 1000) for n in range(size)]
+
+
+@pytest.mark.parametrize("max_dets", [1, 128, 129, 256, 257, 400, 700])
+def test_chains_reach_from_block_to_block(max_dets: int) -> None:
+    # Its places 255 and 256 are neighbours in different blocks.
+    image = chain(700)
+    kept = suppress_image(image, iou=0.45, score=0.0, max_dets=max_dets)
+    assert kept == list(range(0, 700, 2))[:max_dets]
+    shifted = [((0.0, 20.0, 9.0, 30.0), 1.0), *image]
+    kept = suppress_image(shifted, iou=0.45, score=0.0, max_dets=max_dets)
+    assert kept == [0, *range(1, 701, 2)][:max_dets]
+
+
+def test_an_image_that_has_enough_early_waits_for_the_other() -> None:
+    # The first image is full after its first block; the second has one survivor in each of its
+    # first two, and two more in the third.
+    pile = [((0.0, 0.0, 9.0, 10.0), 1 - n / 1000) for n in range(600)]
+    for place in (300, 520, 599):
+        pile[place] = ((20.0 * place, 0.0, 20.0 * place + 9, 10.0), 1 - place / 1000)
+    images = [grid(600), pile]
+    boxes_xyxy = torch.tensor([[box for box, _ in image] for image in images])
+    scores = torch.tensor([[value for _, value in image] for image in images])
+    for max_dets in (2, 3, 4, 50):
+        kept_scores, index = suppress(boxes_xyxy, scores, 0.5, 0.05, max_dets)
+        for row, image in enumerate(images):
+            boxes, values = [box for box, _ in image], [value for _, value in image]
+            wanted = keep_greedily(boxes, values, iou=0.5, score=0.05)[:max_dets]
+            assert index[row][kept_scores[row] > 0].tolist() == wanted
+
+
+def test_what_no_longer_fits_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    suppresses = models.postprocess._suppresses
+
+    def record(first: Tensor, second: Tensor, iou: float) -> Tensor:
+        compared.append((first.shape[1], second.shape[1]))
+        return suppresses(first, second, iou)
+
+    monkeypatch.setattr(models.postprocess, "_suppresses", record)
+    assert suppress_image(grid(900), iou=0.5, score=0.0, max_dets=100) == list(range(100))
+    assert compared == [(0, 256), (256, 256)]
+    compared.clear()
+    assert suppress_image(grid(900), iou=0.5, score=0.0, max_dets=300) == list(range(300))
+    assert compared == [(0, 256), (256, 256), (256, 256), (256, 256)]
 
 
 def test_no_competitor_at_all() -> None:
