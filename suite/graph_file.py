@@ -96,9 +96,9 @@ def check_size(image_hw: tuple[int, int], metadata: GraphMetadata, *, source: st
     """
     if min(image_hw) < metadata.min_side:
         raise InputError(
-            f"{source}: an input of {image_hw[0]}x{image_hw[1]} has fewer candidates than the "
-            f"{metadata.postprocess.max_detections} detections of an image; it takes at least "
-            f"{metadata.min_side} pixels each way"
+            f"{source}: an input of {image_hw[0]}x{image_hw[1]} is too small, it takes at least "
+            f"{metadata.min_side} pixels each way: smaller ones may have fewer candidates than the "
+            f"{metadata.postprocess.max_detections} detections it answers with"
         )
 
 

@@ -100,4 +100,10 @@ class Updater:
         # The groups hold what follows from recipe and device, which are this process's own.
         groups = self._sgd.state_dict()["param_groups"]
         self._sgd.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        for parameter, entry in self._sgd.state.items():
+            # In the parameter's memory layout, which another device may not have had: torch's fused
+            # SGD goes through both as they lie in memory and takes no notice of strides.
+            momentum = entry.get("momentum_buffer")
+            if momentum is not None:
+                entry["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         self._scaler.load_state_dict(state["scaler"])

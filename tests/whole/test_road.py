@@ -17,6 +17,11 @@ SHORT = (
     "log_every_steps=2", "precision=fp32", "data.workers=0",
 )  # fmt: skip
 
+RETINANET = (
+    "detector.name=retinanet_r18_fpn", "detector.frozen_stages=1",
+    "resize.mode=pad", "resize.short_side=96", "resize.long_side=160",
+)  # fmt: skip
+
 
 @pytest.fixture
 def road(run_suite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
@@ -31,10 +36,20 @@ def road(run_suite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return walk
 
 
-def test_from_recipe_to_report(road: Callable[..., str], run_suite: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "detector",
+    # The exporter takes its time over free sizes; their graph has tests of its own.
+    [
+        pytest.param((), id="ssd_r34"),
+        pytest.param(RETINANET, id="retinanet_r18_fpn", marks=pytest.mark.slow),
+    ],
+)
+def test_from_recipe_to_report(
+    road: Callable[..., str], run_suite: Run, detector: tuple[str, ...]
+) -> None:
     road("data", "synth", "data", "--train", "24", "--val", "6", "--seed", "3")
     road("data", "check", "demo", "--data", "data")
-    flags = [word for assignment in SHORT for word in ("--set", assignment)]
+    flags = [word for assignment in SHORT + detector for word in ("--set", assignment)]
     run = Path(road("train", "demo", "--data", "data", *flags).strip())
     checkpoint = max((run / "checkpoints").glob("*.pth"))
 

@@ -56,6 +56,18 @@ SMALL = {
     "device": "cpu",
 }
 NUM_STEPS = 8
+# Grouped by orientation, so that batches differ in size; steps instead of a cosine.
+RETINANET = {
+    "detector__name": "retinanet_r18_fpn",
+    "detector__frozen_stages": "1",
+    "resize__mode": "pad",
+    "resize__short_side": "96",
+    "resize__long_side": "160",
+    "schedule__warmup_start": "0.1",
+    "schedule__decay_epochs": "null",
+    "schedule__final_lr_factor": "null",
+    "schedule__milestones": "[1, 1.5]",
+}
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +257,7 @@ def test_backbone_weights_are_where_training_begins(data: Path, tmp_path: Path) 
         (4, "0", {}),  # in the midst of a log interval
         (6, "2", {}),
         (4, "1", {"precision": "bf16", "optimizer__ema_decay": "0.9"}),
+        (6, "1", RETINANET),
     ],
 )
 def test_a_resumed_run_ends_as_a_calm_one_to_the_bit(

@@ -57,16 +57,17 @@ def describe_signature(model: onnx.ModelProto) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_signature_of_the_graph_with_nms(
-    small_graph: Path, golden: Callable[[str, str], None]
-) -> None:
-    golden("ssd_r34_signature.txt", describe_signature(onnx.load(small_graph)))
+ALL = ("small_graph", "small_raw_graph", "small_retinanet_graph")
 
 
-def test_signature_of_the_graph_of_raw_heads(
-    small_raw_graph: Path, golden: Callable[[str, str], None]
+@pytest.mark.parametrize(
+    ("graph", "name"), list(zip(ALL, ("ssd_r34", "ssd_r34_raw", "retinanet"), strict=True))
+)
+def test_signature(
+    request: pytest.FixtureRequest, golden: Callable[[str, str], None], graph: str, name: str
 ) -> None:
-    golden("ssd_r34_raw_signature.txt", describe_signature(onnx.load(small_raw_graph)))
+    model = onnx.load(request.getfixturevalue(graph))
+    golden(f"{name}_signature.txt", describe_signature(model))
 
 
 def test_one_nms_of_five_inputs_keeps_as_many_as_the_output_holds(small_graph: Path) -> None:
@@ -78,21 +79,24 @@ def test_one_nms_of_five_inputs_keeps_as_many_as_the_output_holds(small_graph: P
     assert (iou, score) == (np.float32(0.5), np.float32(0.05))
 
 
-def test_only_standard_operators_in_one_file(small_graph: Path) -> None:
-    model = onnx.load(small_graph, load_external_data=False)
+@pytest.mark.parametrize("graph", ALL)
+def test_only_standard_operators_in_one_file(request: pytest.FixtureRequest, graph: str) -> None:
+    model = onnx.load(request.getfixturevalue(graph), load_external_data=False)
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
     assert not any(weights.external_data for weights in model.graph.initializer)
 
 
+@pytest.mark.parametrize("graph", ALL)
 def test_nothing_in_the_file_speaks_of_the_machine_or_the_day(
-    small_graph: Path, repository: Path
+    request: pytest.FixtureRequest, repository: Path, graph: str
 ) -> None:
-    model = onnx.load(small_graph)
+    path = request.getfixturevalue(graph)
+    model = onnx.load(path)
     for weights in model.graph.initializer:
         weights.ClearField("raw_data")  # random bytes spell anything
     content = model.SerializeToString()
-    traces = [str(repository), str(Path.home()), str(small_graph.parent), str(Path.cwd())]
+    traces = [str(repository), str(Path.home()), str(path.parent), str(Path.cwd())]
     for trace in [*traces, "site-packages", ".py", "File ", "pkg.torch", "stack_trace"]:
         assert trace.encode() not in content
     assert re.search(rb"20\d\d-\d\d", content) is None

@@ -123,3 +123,21 @@ def test_same_padding_of_the_strided_levels(size: int, before: int, after: int) 
     padded = pad_same(torch.ones(1, 1, size, size), kernel=3, stride=2)[0, 0]
     expected = np.pad(np.ones((size, size)), (before, after))
     assert np.array_equal(padded.numpy(), expected)
+
+
+@pytest.mark.parametrize("frozen_stages", [0, 1, 3])
+def test_frozen_stages_keep_their_weights_and_statistics(frozen_stages: int) -> None:
+    backbone = ResNet(18, width=0.125, frozen_stages=frozen_stages).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    torch.autograd.backward(backbone(torch.randn(2, 3, 64, 64))[-1].square().mean())
+    parts = ["conv1", "bn1", *(f"layer{n}" for n in range(1, frozen_stages + 1))]
+    frozen = tuple(f"{part}." for part in parts) if frozen_stages else ("nothing",)
+    for key, value in backbone.state_dict().items():
+        if key.startswith(frozen) or not key.endswith(("running_mean", "running_var")):
+            assert torch.equal(value, before[key]) or key.endswith("tracked"), key
+        else:
+            assert not torch.equal(value, before[key]), key
+    for key, parameter in backbone.named_parameters():
+        assert (parameter.grad is None) == key.startswith(frozen), key
+    assert backbone.eval().training is False
+    assert not any(module.training for module in backbone.modules())

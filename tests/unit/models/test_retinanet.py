@@ -258,6 +258,28 @@ def test_a_confident_anchor_becomes_a_detection() -> None:
         assert boxes_xyxy[1, row].tolist() == pytest.approx(wanted, abs=1e-3)
 
 
+def test_each_level_gives_candidates_of_its_own_anchors() -> None:
+    image_hw = (96, 160)
+    detector = build()
+    levels = detector.anchors(image_hw, torch.device("cpu"))
+    num_anchors = detector.num_anchors(image_hw)
+    logits, deltas = torch.full((1, num_anchors, 3), -9.0), torch.zeros(1, num_anchors, 4)
+    expected, first = [], 0
+    for number, level in enumerate(levels):
+        place = len(level) * (number + 1) // 6
+        logits[0, first + place, number % 3] = 5.0 - number
+        deltas[0, first + place, 0] = 0.5  # half a width to the right
+        x, y, width, height = level[place].tolist()
+        x += width / 2
+        expected.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
+        first += len(level)
+    outputs = HeadOutputs(logits, deltas)
+    boxes_xyxy, scores, labels = detector.candidates(outputs, image_hw=image_hw, pre_topk=1)
+    assert labels.tolist() == [[0, 1, 2, 0, 1]]
+    assert scores[0].tolist() == pytest.approx([1 / (1 + math.exp(n - 5)) for n in range(5)])
+    np.testing.assert_allclose(boxes_xyxy[0], expected, atol=1e-3)
+
+
 # Variants
 
 

@@ -147,6 +147,36 @@ def test_a_restored_updater_goes_on_bit_by_bit(ema_decay: float | None, scaled: 
     assert_same(after.state(), uninterrupted.state())
 
 
+def test_a_state_of_another_memory_layout_is_restored_by_value() -> None:
+    """Fused SGD takes no notice of strides, and not every device stores channels last."""
+
+    def train(updater: Updater, kernel: nn.Parameter, steps: range) -> None:
+        for step in steps:
+            weights = torch.arange(72.0).view(2, 4, 3, 3) * (step + 1)
+            updater.step((kernel * weights.contiguous(memory_format=torch.channels_last)).sum())
+
+    def build_layered(layout: torch.memory_format) -> tuple[nn.Parameter, Updater]:
+        conv = nn.Conv2d(4, 2, 3, bias=False)
+        nn.init.constant_(conv.weight, 1.0)
+        conv.to(memory_format=layout)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        section = SECTIONS[1]
+        updater = Updater(cast(Detector, conv), section, learning_rate=rate, scaler=scaler)
+        return conv.weight, updater
+
+    expected, uninterrupted = build_layered(torch.channels_last)
+    train(uninterrupted, expected, range(4))
+    kernel, before = build_layered(torch.channels_last)
+    train(before, kernel, range(2))
+    state = before.state()
+    (entry,) = state["optimizer"]["state"].values()
+    entry["momentum_buffer"] = entry["momentum_buffer"].contiguous()
+    resumed, after = build_layered(torch.channels_last)
+    after.restore(state)
+    train(after, resumed, range(2, 4))
+    assert torch.equal(resumed, expected)
+
+
 def assert_same(first: Any, second: Any) -> None:
     if isinstance(first, dict):
         assert first.keys() == second.keys()
