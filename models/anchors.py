@@ -85,8 +85,19 @@ def retinanet_cells(image_hw: tuple[int, int]) -> list[tuple[int, int]]:
     return cells[-len(_RETINANET_STRIDES) :]
 
 
+def build_retinanet_shapes(rounding: Rounding = "exact") -> Tensor:
+    """Return float32 [5,9,2]: width and height of each level's anchors, in the order above.
+
+    Args:
+        rounding: `torchvision` cuts the scaled sides to whole pixels and rounds half of each side.
+    """
+    return torch.tensor(
+        [_retinanet_level_shapes(stride, rounding) for stride in _RETINANET_STRIDES]
+    )
+
+
 def build_retinanet_anchors(
-    image_hw: tuple[int, int], *, device: torch.device, rounding: Rounding = "exact"
+    image_hw: tuple[int, int], shapes: Tensor, *, rounding: Rounding = "exact"
 ) -> list[Tensor]:
     """Return float32 [A_l,4] `_cxcywh` for each level l; 201,600 in all at 800x1344.
 
@@ -94,25 +105,26 @@ def build_retinanet_anchors(
 
     Args:
         image_hw: of the network input.
-        device: where the anchors are made; nothing is copied there.
-        rounding: `torchvision` cuts the scaled sizes to whole pixels, rounds half the sides of
-            each shape, and takes the number of pixels per cell, cut to a whole one, as stride.
+        shapes: of `build_retinanet_shapes`, on the device of the anchors; nothing is copied there.
+        rounding: `torchvision` takes the number of pixels per cell, cut to a whole one, as stride.
     """
     levels = []
-    for stride, cells in zip(_RETINANET_STRIDES, retinanet_cells(image_hw), strict=True):
-        shapes = torch.tensor(_retinanet_shapes(stride, rounding), device=device)
+    cells_of_levels = retinanet_cells(image_hw)
+    for stride, cells, level_shapes in zip(
+        _RETINANET_STRIDES, cells_of_levels, shapes.unbind(), strict=True
+    ):
         steps = (stride, stride)
         if rounding == "torchvision":
             steps = image_hw[0] // cells[0], image_hw[1] // cells[1]
-        y = torch.arange(cells[0], device=device)[:, None, None] * float(steps[0])
-        x = torch.arange(cells[1], device=device)[None, :, None] * float(steps[1])
-        width, height = shapes.unbind(dim=-1)
+        y = torch.arange(cells[0], device=shapes.device)[:, None, None] * float(steps[0])
+        x = torch.arange(cells[1], device=shapes.device)[None, :, None] * float(steps[1])
+        width, height = level_shapes.unbind(dim=-1)
         planes = torch.broadcast_tensors(x, y, width, height)  # type: ignore[no-untyped-call]
         levels.append(torch.stack(planes, dim=-1).reshape(-1, 4))
     return levels
 
 
-def _retinanet_shapes(stride: int, rounding: Rounding) -> list[tuple[float, float]]:
+def _retinanet_level_shapes(stride: int, rounding: Rounding) -> list[tuple[float, float]]:
     sides = [4 * stride * scale for scale in _OCTAVE_SCALES]
     if rounding == "torchvision":
         # Python's round takes halves to even numbers, as torch.round does.

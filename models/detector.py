@@ -29,11 +29,13 @@ class Detector(nn.Module, ABC):
         num_classes: without background.
         num_logits: per anchor, K; one more than classes where logit 0 is background.
         backbone: takes published classification weights under their own key names.
+        class_head_prefix: of the keys whose shape depends on the number of classes.
     """
 
     num_classes: int
     num_logits: int
     backbone: nn.Module
+    class_head_prefix: str
 
     if TYPE_CHECKING:  # torch leaves it untyped
 
@@ -68,11 +70,19 @@ class Detector(nn.Module, ABC):
         image_hw: tuple[int, int],
     ) -> PaddedDetections:
         """Return boxes [N,D,4] in pixels of the input, scores and labels [N,D], counts [N]."""
+        candidates = self.candidates(outputs, image_hw=image_hw, pre_topk=parameters.pre_topk)
+        return self.suppress(candidates, parameters, image_hw=image_hw)
+
+    def suppress(
+        self,
+        candidates: Candidates,
+        parameters: PostprocessParameters,
+        *,
+        image_hw: tuple[int, int],
+    ) -> PaddedDetections:
+        """Return what `detect` returns, of candidates: the NMS stage."""
         return postprocess(
-            *self.candidates(outputs, image_hw=image_hw, pre_topk=parameters.pre_topk),
-            num_classes=self.num_classes,
-            image_hw=image_hw,
-            parameters=parameters,
+            *candidates, num_classes=self.num_classes, image_hw=image_hw, parameters=parameters
         )
 
     @abstractmethod

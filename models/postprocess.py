@@ -126,7 +126,7 @@ def separate_classes(
     span = torch.sym_max(*image_hw) + 1  # type: ignore[no-untyped-call]
     classes = torch.arange(num_classes, device=labels.device)
     cells = torch.stack([classes % side, classes // side], dim=-1).to(boxes_xyxy.dtype)
-    # A table of the few classes, not arithmetic on every label: it exports as one constant.
+    # A table of the few classes, not arithmetic on every label.
     return boxes_xyxy + F.embedding(labels, (cells * span).repeat(1, 2))
 
 

@@ -62,7 +62,8 @@ def published_retinanet_postprocess(
 
     Of each level the `pre_topk` anchors of the highest class score, each with all its classes,
     scores above the threshold, greedy suppression within each class at IoU > threshold, the
-    `max_detections` best (mmdetection 2.9).
+    `max_detections` best (mmdetection 2.9, which clips boxes to the picture, not to the padded
+    input, before it suppresses).
     """
     all_boxes, all_scores = [], []
     for level, anchors in zip(levels, anchors_cxcywh, strict=True):

@@ -19,6 +19,7 @@ from models.anchors import (
     RETINANET_SHAPES,
     Rounding,
     build_retinanet_anchors,
+    build_retinanet_shapes,
     retinanet_cells,
 )
 from models.detector import Detector
@@ -84,10 +85,12 @@ class RetinaNet(Detector):
         caffe_stride: stride in the 1x1 convolution of a bottleneck, not in the 3x3.
         p6_from: the map P6 is computed from.
         relu_before_p7: whether P7 is computed from the rectified P6.
-        anchors: see `build_retinanet_anchors`.
+        anchors: see `build_retinanet_shapes` and `build_retinanet_anchors`.
         normaliser: see `retinanet_loss`.
         low_quality: see `match_with_ignored`.
     """
+
+    class_head_prefix = "head.class_out."
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ class RetinaNet(Detector):
             backbone.channels[1:], channels, p6_from=p6_from, relu_before_p7=relu_before_p7
         )
         self.head = RetinaNetHead(channels, num_classes)
+        self.register_buffer("anchor_shapes", build_retinanet_shapes(anchors), persistent=False)
+        self.anchor_shapes: Tensor
 
     def train(self, mode: bool = True) -> RetinaNet:
         """Switch between training and evaluation; batch norm stays in evaluation."""
@@ -144,9 +149,9 @@ class RetinaNet(Detector):
         """Return A for an input of this size."""
         return sum(rows * columns for rows, columns in retinanet_cells(image_hw)) * RETINANET_SHAPES
 
-    def anchors(self, image_hw: tuple[int, int], device: torch.device) -> list[Tensor]:
+    def anchors(self, image_hw: tuple[int, int]) -> list[Tensor]:
         """Return each level's anchors `_cxcywh` [A_l,4] for an input of this size."""
-        return build_retinanet_anchors(image_hw, device=device, rounding=self.rounding)
+        return build_retinanet_anchors(image_hw, self.anchor_shapes, rounding=self.rounding)
 
     def loss(
         self, outputs: HeadOutputs, target: Target, *, image_hw: tuple[int, int]
@@ -155,7 +160,7 @@ class RetinaNet(Detector):
         return retinanet_loss(
             outputs,
             target,
-            torch.cat(self.anchors(image_hw, outputs.logits.device)),
+            torch.cat(self.anchors(image_hw)),
             normaliser=self.normaliser,
             low_quality=self.low_quality,
         )
@@ -166,7 +171,7 @@ class RetinaNet(Detector):
         """Return the best (anchor, class) pairs of each level, joined."""
         return select_level_candidates(
             _split_levels(outputs, image_hw),
-            self.anchors(image_hw, outputs.logits.device),
+            self.anchors(image_hw),
             scales=BOX_SCALES,
             pre_topk=pre_topk,
         )
@@ -181,7 +186,7 @@ class RetinaNet(Detector):
         """Return what `detect` returns, by mmdetection's postprocess."""
         return published_retinanet_postprocess(
             _split_levels(outputs, image_hw),
-            self.anchors(image_hw, outputs.logits.device),
+            self.anchors(image_hw),
             scales=BOX_SCALES,
             image_hw=image_hw,
             parameters=parameters,

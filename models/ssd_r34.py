@@ -71,6 +71,8 @@ class SSDResNet34(Detector):
         frozen_stages: of the backbone; with 1 or more also its stem.
     """
 
+    class_head_prefix = "class_heads."
+
     def __init__(
         self,
         num_classes: int,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from models import Detector, build_detector
 from suite.errors import InputError, SuiteError, UsageError
 from suite.files import file_sha256, replacing, write_text
-from suite.recipe import Recipe, recipe_from_dict
+from suite.recipe import Recipe, differing_keys, recipe_from_dict
 from suite.weights import is_dense, load_plain
 
 SCHEMA = "suite.checkpoint/1"
@@ -130,15 +131,52 @@ def recipe_of_checkpoint(state: dict[str, Any], *, source: str) -> Recipe:
 def build_recipe_detector(recipe: Recipe) -> Detector:
     """Build the detector a recipe describes, with fresh weights."""
     section = recipe.detector
-    variant = {} if section.name == "ssd_r34" else asdict(section.variant)
+    options: dict[str, Any] = {} if section.name == "ssd_r34" else asdict(section.variant)
+    if section.frozen_stages is not None:
+        options["frozen_stages"] = section.frozen_stages
     return build_detector(
         section.name,
         num_classes=section.num_classes,
         width=section.width,
         padding=section.padding,
-        frozen_stages=section.frozen_stages,
-        **variant,
+        **options,
     )
+
+
+def start_from_checkpoint(detector: Detector, recipe: Recipe) -> list[str]:
+    """Load the checkpoint that a recipe starts from into its detector, on the CPU.
+
+    The averaged (EMA) weights where the run kept them, as `load_detector`. Where the two differ in
+    the number of classes, the class head stays as it is.
+
+    Returns:
+        the keys that stay as they are.
+
+    Raises:
+        InputError: as `load_checkpoint`, or it is of another detector.
+    """
+    assert recipe.detector.weights is not None
+    path = Path(recipe.detector.weights)
+    state = load_checkpoint(path)
+    _require_same_network(recipe_of_checkpoint(state, source=str(path)), recipe, path)
+    weights, wanted = state["ema"] or state["weights"], detector.state_dict()
+    differs = {
+        key for key in wanted if key not in weights or weights[key].shape != wanted[key].shape
+    }
+    fresh = sorted(key for key in differs if key.startswith(detector.class_head_prefix))
+    if differs - set(fresh):
+        raise InputError(f"{path}: no weights for '{min(differs - set(fresh))}' of this shape")
+    kept = {key: weights[key] for key in wanted if key not in fresh}
+    detector.load_state_dict(kept, strict=False)
+    return fresh
+
+
+def _require_same_network(stored: Recipe, recipe: Recipe, path: Path) -> None:
+    """Compare what shapes do not show: strides, paddings, anchors."""
+    for key in differing_keys(stored, recipe):
+        if key in ("detector.name", "detector.width", "detector.padding") or "variant" in key:
+            theirs, ours = (attrgetter(key)(side) for side in (stored, recipe))
+            raise InputError(f"{path}: has {key} {theirs}, the recipe {ours}; set it to {theirs}")
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

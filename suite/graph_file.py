@@ -146,8 +146,7 @@ def _check_signature(graph: onnx.GraphProto, metadata: GraphMetadata, *, source:
 
 def _expected_outputs(metadata: GraphMetadata) -> list[tuple[str, int, tuple[int | None, ...]]]:
     if metadata.nms == "none":
-        background = int(metadata.detector == "ssd_r34")
-        sizes = (metadata.num_classes + background, 4)
+        sizes = (metadata.num_logits, 4)
         pairs = zip(HEAD_NAMES, sizes, strict=True)
         return [(name, _FLOAT, (None, None, size)) for name, size in pairs]
     rows = (None, metadata.postprocess.max_detections)

@@ -14,7 +14,7 @@ from suite.errors import InputError, UsageError
 from suite.recipe import Count, CountOrZero, Pixels, Positive, Postprocess, Resize
 from suite.strict_yaml import Limit, Rule, encode_plain, read_plain
 
-SCHEMA = "suite.graph/1"
+SCHEMA = "suite.graph/2"
 # The names of some 5,000 classes; checking much more would take minutes.
 _MAX_VALUE_CHARACTERS = 2**17
 
@@ -53,10 +53,12 @@ class Software:
 class GraphMetadata:
     """All that a stranger needs to feed a graph and to read its answer, and where it comes from."""
 
-    schema: Literal["suite.graph/1"]
+    schema: Literal["suite.graph/2"]
     detector: str
     width: Positive
     num_classes: Count
+    num_logits: Count
+    """Of each anchor in raw heads; one more than classes where the first is background."""
     class_names: tuple[str, ...]
     """By label; the dataset's own ids below likewise."""
     category_ids: tuple[CountOrZero, ...]
@@ -111,7 +113,10 @@ def parse_metadata(properties: dict[str, str], *, source: str) -> GraphMetadata:
     Raises:
         InputError: the graph is not ours, or a value is damaged.
     """
-    if properties.get("schema") != json.dumps(SCHEMA):
+    schema = properties.get("schema")
+    if schema != json.dumps(SCHEMA) and str(schema).startswith('"suite.graph/'):
+        raise InputError(f"{source}: exported by another version of this suite; export it again")
+    if schema != json.dumps(SCHEMA):
         raise InputError(f"{source}: not a graph exported by this suite (no suite metadata in it)")
     plain = {}
     for name in (field.name for field in fields(GraphMetadata)):

@@ -6,6 +6,7 @@ reports every mistake of a file at once. An epoch is one pass over the data, a s
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -108,9 +109,12 @@ class Detector:
     """Channel multiplier; 1.0 is the published detector."""
     padding: Literal["torch", "same"] = "torch"
     """Of strided layers: `torch` goes with torchvision's weights, `same` with TensorFlow's."""
-    frozen_stages: Stages = 0
-    """Stages of the backbone that are not trained, its stem with the first of them; RetinaNet is
-    published with 1."""
+    weights: str | None = None
+    """A checkpoint of this suite to start from, such as one that `suite weights import` wrote; the
+    class head starts afresh where it has another number of classes."""
+    frozen_stages: Stages | None = None
+    """Stages of the backbone that are not trained, its stem with the first of them; null: as
+    published, 1 in RetinaNet and 0 in SSD."""
     variant: RetinaNetVariant = RetinaNetVariant()
     """RetinaNet's alone."""
 
@@ -360,10 +364,23 @@ def differing_keys(a: Recipe, b: Recipe) -> list[str]:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Return the sha256 (hex) of a recipe's canonical JSON; which recipe a number belongs to."""
-    plain = recipe_to_dict(recipe)
+    """Return the sha256 (hex) of a recipe's canonical JSON; which recipe a number belongs to.
+
+    Fields at their default are left out, so that a field which comes later changes no digest.
+    """
+    plain = _without_defaults(recipe)
     canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _without_defaults(section: Any) -> dict[str, Any]:
+    changed = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if value != field.default:
+            nested = dataclasses.is_dataclass(value)
+            changed[field.name] = _without_defaults(value) if nested else encode_plain(value)
+    return changed
 
 
 def _read_text(path: Path) -> str:

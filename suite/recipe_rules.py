@@ -52,6 +52,11 @@ RULES = (
         "milestones have to rise",
     ),
     Rule(
+        ("schedule.milestones", "schedule.epochs"),
+        lambda milestones, epochs: all(milestone < epochs for milestone in milestones),
+        "milestones {0} have to come before the end, {1:g} epochs",
+    ),
+    Rule(
         ("schedule.decay_epochs", "schedule.warmup_epochs"),
         lambda decay, warmup: decay is None or warmup is None or decay > warmup,
         "a decay of {0:g} epochs has to be longer than a warm-up of {1:g}",
@@ -75,6 +80,21 @@ RULES = (
         ("detector.name", "resize.mode"),
         lambda name, mode: name == "ssd_r34" or mode != "stretch",
         "{0} keeps an image's shape; give resize.mode pad or fixed, with both sides",
+    ),
+    Rule(
+        ("detector.name", "detector.frozen_stages"),
+        lambda name, stages: name != "ssd_r34" or stages in (None, 0, 1, 2, 3),
+        "ssd_r34 has three stages, not {1}",
+    ),
+    Rule(
+        ("detector.backbone_weights", "detector.weights"),
+        lambda backbone, weights: backbone is None or weights is None,
+        "detector.weights has a backbone too; set backbone_weights to null",
+    ),
+    Rule(
+        ("detector.name", "detector.variant.caffe_stride"),
+        lambda name, caffe: not caffe or name in ("retinanet_r50_fpn", "retinanet_r101_fpn"),
+        "{0} has no bottlenecks whose stride could be moved (caffe_stride)",
     ),
     Rule(
         ("detector.name", "detector.variant"),

@@ -33,8 +33,8 @@ class Sizing:
 
     @property
     def nominal_hw(self) -> tuple[int, int]:
-        """The size that tables state for this rule: that of a lying picture."""
-        return (self.short_side, self.long_side) if self.keep_ratio else self.canvases[0]
+        """The size that tables state for this rule: that of a lying picture, or the one canvas."""
+        return self.canvases[0] if len(self.canvases) == 1 else (self.short_side, self.long_side)
 
     def resized_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the size of the picture within its canvas."""

@@ -31,7 +31,7 @@ def weights() -> None:
     type=click.Choice(["pytorch", "caffe"]),
     default="pytorch",
     show_default=True,
-    help="mmdet: where the strides are, and which input the model had.",
+    help="mmdet: which input the model had, and where a bottleneck's stride is.",
 )
 @click.option(
     "--annotations", type=FILE, help="COCO JSON with the classes, where they are not COCO's 80."
@@ -39,9 +39,7 @@ def weights() -> None:
 @click.option(
     "--batch-norm-eps",
     type=float,
-    default=1e-5,
-    show_default=True,
-    help="Epsilon the network was run with; torchvision's own COCO RetinaNet: 0.",
+    help="Epsilon the network was run with, else 1e-5; torchvision's own COCO RetinaNet: 0.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the account as one JSON document.")
@@ -56,9 +54,10 @@ def weights_import(
 ) -> None:
     """Translate FILE, a detector or a backbone, and account for every key in it.
 
-    A detector becomes a checkpoint (suite eval, export, predict), a backbone a file for the
-    recipe's detector.backbone_weights. FILE is read without running anything in it. For
-    tf-resnet34 it is the name of a TensorFlow checkpoint, such as model.ckpt-28152.
+    A detector becomes a checkpoint (suite eval, export, predict; a recipe's detector.weights), a
+    backbone a file for the recipe's detector.backbone_weights. FILE is read without running
+    anything in it. For tf-resnet34 it is the name of a TensorFlow checkpoint, such as
+    model.ckpt-28152.
     """
     from suite.zoo import Mismatch, Options, format_account, import_weights
 

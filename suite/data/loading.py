@@ -32,6 +32,8 @@ from suite.data.sample import Sample
 from suite.errors import InputError, SuiteError
 from suite.sizing import Sizing
 
+# Targets then have few shapes, for devices that compile each; none is cut off.
+_BOX_ROWS = 32
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -59,8 +61,9 @@ class Batch:
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    """Pad pictures to the largest canvas, and boxes to the largest count, at least to one row."""
+    """Pad pictures to the largest canvas, and boxes to a multiple of `_BOX_ROWS` rows."""
     most = max(1, *(len(example.labels) for example in examples))
+    most += -most % _BOX_ROWS
     boxes_xyxy = torch.zeros(len(examples), most, 4)
     labels = torch.full((len(examples), most), -1)
     for row, example in enumerate(examples):

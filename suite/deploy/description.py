@@ -55,10 +55,11 @@ def describe_graph(
             "pixels each way"
         )
     return GraphMetadata(
-        schema="suite.graph/1",
+        schema="suite.graph/2",
         detector=recipe.detector.name,
         width=recipe.detector.width,
         num_classes=recipe.detector.num_classes,
+        num_logits=detector.num_logits,
         class_names=trained.class_names,
         category_ids=trained.category_ids,
         image_hw=image_hw,

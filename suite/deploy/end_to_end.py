@@ -35,7 +35,6 @@ from suite.deploy.stages import (
     pair_candidates,
     same_shapes,
     split_rows,
-    suppress_candidates,
     to_arrays,
 )
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES, GraphFile, check_answer
@@ -122,7 +121,7 @@ class _Sides:
     def suppress(self, candidates: Candidates, pixels: Tensor) -> Outputs:
         """Run PyTorch's NMS stage on what either side found in these images."""
         image_hw = pixels.shape[2], pixels.shape[3]
-        return suppress_candidates(candidates, self.detector, self.parameters, image_hw=image_hw)
+        return to_arrays(self.detector.suppress(candidates, self.parameters, image_hw=image_hw))
 
     def ask_graph(self, pixels: Tensor) -> _Answer:
         if not self.with_nms:

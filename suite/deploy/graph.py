@@ -25,7 +25,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from models.detector import Detector
-from models.postprocess import PostprocessParameters, postprocess
+from models.postprocess import PostprocessParameters
 from suite.checkpoint import TrainedDetector
 from suite.deploy.description import IR_VERSION, OPSET, describe_graph
 from suite.errors import InputError
@@ -123,12 +123,7 @@ class _Graph(nn.Module):
         candidates = self.detector.candidates(
             outputs, image_hw=image_hw, pre_topk=self.postprocess.pre_topk
         )
-        detections = postprocess(
-            *candidates,
-            num_classes=self.detector.num_classes,
-            image_hw=image_hw,
-            parameters=self.postprocess,
-        )
+        detections = self.detector.suppress(candidates, self.postprocess, image_hw=image_hw)
         return (*detections, *outputs, *candidates)
 
 

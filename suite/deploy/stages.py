@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.detector import Detector
-from models.postprocess import Candidates, PostprocessParameters, postprocess
+from models.postprocess import Candidates, PostprocessParameters
 from models.structures import HeadOutputs
 from suite.deploy.graph import CANDIDATE_NAMES, cut_graph
 from suite.deploy.nms_cases import build_nms_cases
@@ -64,7 +64,7 @@ def compare_stages(
 ) -> tuple[Pairing, list[bool]]:
     """Give the same heads, then the same candidates to both sides.
 
-    A graph of free size is tried at its rule's own: there the indices are largest.
+    A graph of free size is tried at its rule's own.
 
     Returns:
         how the candidates pair that the sides make of the heads, and for each array of candidates
@@ -118,24 +118,6 @@ def _above(found: Found, score_threshold: float) -> Found:
     return boxes_xyxy[chosen], scores[chosen], labels[chosen]
 
 
-def suppress_candidates(
-    candidates: Candidates,
-    detector: Detector,
-    parameters: PostprocessParameters,
-    *,
-    image_hw: tuple[int, int],
-) -> Outputs:
-    """Run PyTorch's NMS stage."""
-    return to_arrays(
-        postprocess(
-            *candidates,
-            num_classes=detector.num_classes,
-            image_hw=image_hw,
-            parameters=parameters,
-        )
-    )
-
-
 def equal_outputs(first: Outputs, second: Outputs) -> bool:
     """Tell whether two sides' boxes, scores, labels and counts are equal in every bit."""
     return all(np.array_equal(one, other) for one, other in zip(first, second, strict=True))
@@ -162,10 +144,10 @@ def split_rows(outputs: Outputs) -> list[Found]:
 
 
 def _differs_in_nms(stages: _Stages, case: Candidates) -> bool:
-    expected = suppress_candidates(
-        case, stages.detector, stages.parameters, image_hw=stages.image_hw
+    expected = stages.detector.suppress(case, stages.parameters, image_hw=stages.image_hw)
+    return not equal_outputs(
+        to_arrays(expected), stages.run_graph(CANDIDATE_NAMES, case, OUTPUT_NAMES)
     )
-    return not equal_outputs(expected, stages.run_graph(CANDIDATE_NAMES, case, OUTPUT_NAMES))
 
 
 def _generate_heads(detector: Detector, image_hw: tuple[int, int]) -> HeadOutputs:

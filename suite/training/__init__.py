@@ -48,7 +48,7 @@ def train(
     """
     job = prepare_job(recipe)
     state = None if resume is None else load_state(resume, job)
-    detector, learner, updater = build_trainee(job, load_backbone=state is None)
+    detector, learner, updater = build_trainee(job, load_weights=state is None)
     folder = resume or create_run_folder(output, recipe.name)
     plan = job.plan
     with (

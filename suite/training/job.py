@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from models import Detector
-from suite.checkpoint import build_recipe_detector
+from suite.checkpoint import build_recipe_detector, start_from_checkpoint
 from suite.data import load_recipe_splits
 from suite.data.batching import RankSteps, build_training_order, trainable_samples
 from suite.data.loading import Batch, TrainingStream, iterate_training
@@ -107,21 +108,20 @@ def plan_run(recipe: Recipe, *, dataset_size: int) -> Plan:
     )
 
 
-def build_trainee(job: Job, *, load_backbone: bool = True) -> tuple[Detector, Learner, Updater]:
+def build_trainee(job: Job, *, load_weights: bool = True) -> tuple[Detector, Learner, Updater]:
     """Build the detector on its device, its losses and its optimizer, all from the recipe's seed.
 
     Args:
-        load_backbone: whether the recipe's backbone weights are loaded; a resumed run has its own.
+        load_weights: whether those that the recipe names are loaded; a resumed run has its own.
 
     Raises:
-        InputError: the backbone weights are unusable.
+        InputError: these weights are unusable.
     """
     recipe, size = job.recipe, len(job.samples)
     torch.manual_seed(recipe.seed)
     detector = build_recipe_detector(recipe)
-    source = recipe.detector.backbone_weights
-    if load_backbone and source is not None:
-        load_backbone_weights(detector.backbone, source)
+    if load_weights:
+        _load_start(detector, recipe)
     # torch's stubs leave memory_format out.
     detector.to(job.device.torch_device, memory_format=job.device.memory_format).train()  # type: ignore[call-overload]
 
@@ -134,6 +134,19 @@ def build_trainee(job: Job, *, load_backbone: bool = True) -> tuple[Detector, Le
         detector, recipe.optimizer, learning_rate=lr_of_step, scaler=job.device.scaler()
     )
     return detector, build_learner(detector, job.device), updater
+
+
+def _load_start(detector: Detector, recipe: Recipe) -> None:
+    section = recipe.detector
+    if section.backbone_weights is not None:
+        load_backbone_weights(detector.backbone, section.backbone_weights)
+    if section.weights is not None:
+        fresh = start_from_checkpoint(detector, recipe)
+        if fresh:
+            print(
+                f"{section.weights}: other classes, so {', '.join(fresh)} start afresh",
+                file=sys.stderr,
+            )
 
 
 def open_batches(job: Job, *, first_step: int) -> Generator[Batch]:

@@ -6,7 +6,6 @@ account. Nothing is written unless every key of the file and every weight of our
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +16,14 @@ from torch import Tensor
 from suite.checkpoint import build_recipe_detector, write_checkpoint
 from suite.errors import SuiteError, UsageError
 from suite.files import replacing
-from suite.recipe import NAME_LIMIT, Recipe, load_recipe, recipe_from_dict, recipe_to_dict
+from suite.recipe import (
+    NAME_LIMIT,
+    Recipe,
+    RetinaNetVariant,
+    load_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
 from suite.zoo.mlperf_ssd import plan_mlperf_ssd
 from suite.zoo.mmdet import plan_mmdet
 from suite.zoo.plan import BackbonePlan, DetectorPlan, Options, Plan
@@ -73,7 +79,7 @@ def import_weights(
 
     Raises:
         InputError: the file is damaged, hostile, or not what the source writes (`Mismatch`).
-        UsageError: an option does not go with the source, or the output exists.
+        UsageError: an option is missing or does not go with the file, or the output exists.
         SuiteError: the output cannot be written.
     """
     _check_options(source, options)
@@ -81,24 +87,34 @@ def import_weights(
         raise UsageError(f"{output}: exists; choose another name or pass --force")
     plan = _build_plan(path, source, options)
     if isinstance(plan.target, BackbonePlan):
-        weights, account = _translate(plan, backbone_state(plan.target.depth), path, options)
+        _check_backbone_options(path, options)
+        weights, account = _translate(plan, backbone_state(plan.target), path, options)
         _write_backbone(weights, output)
         return Imported(output, "backbone", account)
     recipe = _build_recipe(plan.target, options, output)
     with torch.device("meta"):
         wanted = build_recipe_detector(recipe).state_dict()
     weights, account = _translate(plan, wanted, path, options)
+    account.notes.extend(_note_variant(recipe.detector.variant))
     write_checkpoint(_build_state(weights, recipe, plan.target), output)
     return Imported(output, "detector", account)
 
 
 def _check_options(source: Source, options: Options) -> None:
-    if not (math.isfinite(options.batch_norm_eps) and 0 <= options.batch_norm_eps < 1):
-        raise UsageError(
-            f"--batch-norm-eps {options.batch_norm_eps}: expected a number from 0 to below 1"
-        )
+    eps = options.batch_norm_eps
+    if eps is not None and not 0 <= eps < 1:  # not a number is outside too
+        raise UsageError(f"--batch-norm-eps {eps}: expected a number from 0 to below 1")
     if options.style == "caffe" and source != "mmdet":
         raise UsageError("--style caffe: only --from mmdet has models of that style")
+
+
+def _check_backbone_options(path: Path, options: Options) -> None:
+    for flag, value in (("--recipe", options.recipe), ("--annotations", options.annotations)):
+        if value is not None:
+            raise UsageError(
+                f"{flag} {value}: {path} is a backbone, which has no recipe and no classes; "
+                "leave it out"
+            )
 
 
 def _build_plan(path: Path, source: Source, options: Options) -> Plan:
@@ -127,6 +143,7 @@ def _build_recipe(target: DetectorPlan, options: Options, output: Path) -> Recip
     plain["detector"] |= {
         "num_classes": len(target.classes.names),
         "backbone_weights": None,
+        "weights": None,
         "width": 1.0,
         "padding": "torch",
         **target.detector,
@@ -135,6 +152,17 @@ def _build_recipe(target: DetectorPlan, options: Options, output: Path) -> Recip
         for section, fields in target.others.items():
             plain[section] |= fields
     return recipe_from_dict(plain, source=f"the recipe of {output}")
+
+
+def _note_variant(variant: RetinaNetVariant) -> list[str]:
+    """Return what a recipe has to say to train on from the detector, where it is not the usual."""
+    usual = asdict(RetinaNetVariant())
+    flags = [
+        f"--set detector.variant.{key}={str(value).lower()}"
+        for key, value in asdict(variant).items()
+        if value != usual[key]
+    ]
+    return [f"to train on from it: {' '.join(flags)}"] if flags else []
 
 
 def _build_state(

@@ -2,8 +2,8 @@
 
 The head's channels are anchor by anchor and class by class, without background, as ours; sizes,
 anchors and losses are our defaults. `caffe` models have the stride of a stage in its first 1x1
-convolution and were trained on BGR bytes without division; the input is converted, the stride is a
-variant.
+convolution, where they have one (ResNet-50 and up), and were trained on BGR bytes without division;
+the input is converted, the stride is a variant.
 
 Source: mmdet/models/necks/fpn.py, mmdet/models/dense_heads/retina_head.py.
 """
@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from suite.zoo.layouts import caffe_input
-from suite.zoo.plan import DetectorPlan, Options, Plan
-from suite.zoo.resnets import find_depth, ignore_counter, plan_backbone
+from suite.zoo.plan import BackbonePlan, DetectorPlan, Options, Plan
+from suite.zoo.resnets import find_depth, has_bottlenecks, ignore_counter, plan_backbone
 from suite.zoo.retinanets import BASE_RECIPE, RESIZE, find_p6_source, plan_classes
 from suite.zoo.state_file import StateFile
 from suite.zoo.translate import Translation
@@ -46,10 +46,12 @@ def plan_mmdet(file: StateFile, options: Options) -> Plan:
     plan = plan_backbone(file, what="mmdetection's ResNet", hint=_HINT)
     if options.style == "pytorch":
         return replace(plan, notes=(_STYLE_NOTE,))
+    assert isinstance(plan.target, BackbonePlan)
+    strided = has_bottlenecks(plan.target.depth)
     return replace(
         plan,
         translation=replace(plan.translation, rewrites=(caffe_input("conv1.weight"),)),
-        notes=("goes with detector.variant.caffe_stride: true",),
+        notes=("goes with detector.variant.caffe_stride: true",) if strided else (),
     )
 
 
@@ -97,7 +99,10 @@ def _plan_detector(file: StateFile, options: Options) -> Plan:
         rewrites=tuple(rewrites),
         hint=_HINT,
     )
-    variant = {"caffe_stride": caffe, "p6_from": find_p6_source(file, _P6)}
+    variant = {
+        "caffe_stride": caffe and has_bottlenecks(depth),
+        "p6_from": find_p6_source(file, _P6),
+    }
     detector = {"name": f"retinanet_r{depth}_fpn", "variant": variant}
     notes = () if caffe else (_STYLE_NOTE,)
     target = DetectorPlan(BASE_RECIPE, detector, {"resize": RESIZE}, classes)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from suite.errors import InputError
 from suite.zoo.classes import Classes
-from suite.zoo.translate import OUR_BATCH_NORM_EPS, Tensors, Translation
+from suite.zoo.translate import Tensors, Translation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,13 @@ class Options:
         recipe: the recipe that an imported detector goes on with; None: the source's usual one.
         style: `caffe`, stride in the 1x1 convolutions and BGR bytes as input, or `pytorch`.
         annotations: COCO JSON with the classes, where they are not COCO's.
-        batch_norm_eps: epsilon the network was run with.
+        batch_norm_eps: epsilon the network was run with; None: nobody says, so 1e-5.
     """
 
     recipe: str | None = None
     style: Literal["pytorch", "caffe"] = "pytorch"
     annotations: Path | None = None
-    batch_norm_eps: float = OUR_BATCH_NORM_EPS
+    batch_norm_eps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,11 @@ class BackbonePlan:
 
     Attributes:
         depth: of the ResNet.
+        num_stages: that the file has; SSD takes three, RetinaNet four.
     """
 
     depth: int
+    num_stages: int = 4
 
 
 @dataclass(frozen=True)

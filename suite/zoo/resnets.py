@@ -17,6 +17,7 @@ from suite.zoo.translate import COUNTER, Translation
 
 # By the blocks of the third stage and whether they are bottlenecks.
 _DEPTHS: Final = {(2, False): 18, (6, False): 34, (6, True): 50, (23, True): 101}
+_STRIDES: Final = (1, 2, 2, 2)
 
 
 def find_depth(keys: Iterable[str], *, prefix: str, source: Path) -> int:
@@ -41,10 +42,15 @@ def find_depth(keys: Iterable[str], *, prefix: str, source: Path) -> int:
     return depth
 
 
-def backbone_state(depth: int) -> dict[str, Tensor]:
-    """Return the state dict of a whole backbone, shapes without values."""
+def has_bottlenecks(depth: int) -> bool:
+    """Tell whether a ResNet's blocks have a 1x1 convolution that could hold the stride."""
+    return any(found == depth for (_, bottleneck), found in _DEPTHS.items() if bottleneck)
+
+
+def backbone_state(target: BackbonePlan) -> dict[str, Tensor]:
+    """Return the state dict of a backbone, shapes without values."""
     with torch.device("meta"):
-        return ResNet(depth).state_dict()
+        return ResNet(target.depth, _STRIDES[: target.num_stages]).state_dict()
 
 
 def ignore_classifier(key: str) -> str | None:

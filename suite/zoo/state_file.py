@@ -37,6 +37,8 @@ def read_state_file(path: Path) -> StateFile:
     Raises:
         InputError: it is missing, damaged, holds other objects, or no state dict.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; give the file of weights in it")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

@@ -137,6 +137,8 @@ def open_bundle(path: Path) -> TensorBundle:
     """
     prefix = find_prefix(path)
     index = Path(f"{prefix}.index")
+    if prefix.is_dir() and not index.is_file():
+        raise InputError(f"{path}: a folder; {_REMEDY}")
     content = read_bounded(index, limit=_MAX_INDEX_BYTES, remedy=_REMEDY)
     try:
         entries, num_shards = _read_index(content)

@@ -5,7 +5,8 @@ makes them: `conv2d`, `conv2d_1`, ... and `batch_normalization`, `batch_normaliz
 block the projection of the shortcut comes first; the first stage has none. Kernels are HWIO. The
 pooling is padded as TensorFlow's SAME, which `detector.padding: same` does here.
 
-The names stand alone in the ImageNet checkpoint and under `resnet34/` in one of the detector.
+The names stand alone in the ImageNet checkpoint and under `resnet34/` in one of the detector, which
+has the first three stages only.
 
 Source: mlcommons/training_results_v0.6, Google's SSD (ssd_architecture.py, ssd_model.py).
 """
@@ -18,10 +19,10 @@ from typing import Final
 
 from suite.zoo.layouts import hwio_to_oihw
 from suite.zoo.plan import BackbonePlan, Plan
-from suite.zoo.tensor_bundle import TensorBundle
-from suite.zoo.translate import Translation
+from suite.zoo.translate import Tensors, Translation
 
 _BLOCKS: Final = (3, 4, 6, 3)
+_LAST_STAGE: Final = "layer4."
 _SCOPE: Final = "resnet34/"
 _LAYER: Final = re.compile(r"(conv2d|batch_normalization)(?:_([1-9]\d?))?/(\w+)")
 _KINDS: Final = {
@@ -34,16 +35,21 @@ _KINDS: Final = {
 _SLOTS: Final = re.compile(r".+/(Momentum|RMSProp|Adam|LARS)\w*(_\d+)?")
 _HINT: Final = (
     "give the ResNet-34 checkpoint of Google's MLPerf SSD, with the variables conv2d/kernel to "
-    "conv2d_35/kernel, alone or under resnet34/"
+    "conv2d_28/kernel (three stages) or conv2d_35/kernel (four), alone or under resnet34/"
 )
 
 
-def plan_tf_resnet34(bundle: TensorBundle) -> Plan:
-    """Return how a checkpoint is imported."""
+def plan_tf_resnet34(bundle: Tensors) -> Plan:
+    """Return how a checkpoint is imported, with as many stages as it has."""
     scope = _SCOPE if any(name.startswith(_SCOPE) for name in bundle) else ""
     translation = translation_in(scope)
-    notes = ("goes with detector.padding: same",)
-    return Plan(bundle, translation, BackbonePlan(34), notes)
+    names = (translation.rename(name) for name in bundle)
+    whole = any(name is not None and name.startswith(_LAST_STAGE) for name in names)
+    target = BackbonePlan(34, num_stages=4 if whole else 3)
+    notes = ["goes with detector.padding: same"]
+    if not whole:
+        notes.append("has three stages, as ssd_r34 takes them; retinanet_r34_fpn needs four")
+    return Plan(bundle, translation, target, tuple(notes))
 
 
 def translation_in(scope: str) -> Translation:

@@ -13,21 +13,23 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from suite.errors import InputError
-from suite.zoo.plan import DetectorPlan, Options, Plan
+from models.anchors import RETINANET_SHAPES
+from suite.errors import InputError, UsageError
+from suite.zoo.plan import DetectorPlan, Options, Plan, count_slots
 from suite.zoo.resnets import find_depth, ignore_counter, plan_backbone
 from suite.zoo.retinanets import BASE_RECIPE, RESIZE, find_p6_source, plan_classes
 from suite.zoo.state_file import StateFile
-from suite.zoo.translate import OUR_BATCH_NORM_EPS, Translation
+from suite.zoo.translate import Translation
 
 _BODY: Final = "backbone.body."
 _CLASS_OUT: Final = "head.classification_head.cls_logits.weight"
 _P6: Final = "backbone.fpn.extra_blocks.p6.weight"
 _GROUP_NORM: Final = "head.classification_head.conv.0.1.weight"
 _HINT: Final = "give the state dict of torchvision's retinanet_resnet50_fpn or of a ResNet"
-_NOTES: Final = (
-    "torchvision runs its own COCO weights with a batch norm epsilon of 0: for them, import with "
-    "--batch-norm-eps 0",
+_COCO_SLOTS: Final = 91
+_EPS_NOTE: Final = (
+    "batch norm epsilon taken to be 1e-5; if training began from torchvision's COCO weights it was "
+    "0: import with --batch-norm-eps 0"
 )
 # RetinaNet's own defaults there.
 _POSTPROCESS: Final = {
@@ -52,6 +54,7 @@ def plan_torchvision(file: StateFile, options: Options) -> Plan:
 
     Raises:
         InputError: it is of another network.
+        UsageError: it may be torchvision's COCO detector and its epsilon is not given.
     """
     if _GROUP_NORM in file.tensors:
         raise InputError(
@@ -84,6 +87,7 @@ def rename(key: str) -> str | None:
 
 def _plan_detector(file: StateFile, options: Options) -> Plan:
     depth = find_depth(file.tensors, prefix=_BODY, source=file.path)
+    _require_eps(file, options)
     classes, rewrites = plan_classes(
         file, options, class_out=_CLASS_OUT, background=1, named=(), hint=_HINT
     )
@@ -105,8 +109,18 @@ def _plan_detector(file: StateFile, options: Options) -> Plan:
     target = DetectorPlan(
         BASE_RECIPE, detector, {"postprocess": _POSTPROCESS, "resize": RESIZE}, classes
     )
-    return Plan(file.tensors, translation, target, _NOTES if _is_doubtful(options) else ())
+    notes = (_EPS_NOTE,) if options.batch_norm_eps is None else ()
+    return Plan(file.tensors, translation, target, notes)
 
 
-def _is_doubtful(options: Options) -> bool:
-    return options.batch_norm_eps == OUR_BATCH_NORM_EPS and options.annotations is None
+def _require_eps(file: StateFile, options: Options) -> None:
+    """Have the epsilon stated for what may be torchvision's COCO weights, which run with 0."""
+    num_slots = count_slots(
+        file.tensors, _CLASS_OUT, num_anchors=RETINANET_SHAPES, source=file.path, hint=_HINT
+    )
+    if num_slots == _COCO_SLOTS and options.batch_norm_eps is None:
+        raise UsageError(
+            f"{file.path}: does not say which batch norm epsilon it goes with; give "
+            "--batch-norm-eps 0 for torchvision's COCO weights and what was trained on from them, "
+            "--batch-norm-eps 1e-5 for a network trained otherwise"
+        )

@@ -20,6 +20,7 @@ from suite.errors import InputError
 Tensors = Mapping[str, Tensor]
 COUNTER = "num_batches_tracked"
 OUR_BATCH_NORM_EPS = 1e-5
+_VARIANCE = "running_var"
 
 
 class Rewrite(NamedTuple):
@@ -135,22 +136,20 @@ def translate(
     return {key: weights[key] for key in wanted}, account
 
 
-def batch_norm_rewrite(wanted: Tensors, eps: float) -> tuple[Rewrite, ...]:
-    """Return the rewrite that lets batch norm with another epsilon be ours; none for ours.
+def batch_norm_rewrite(wanted: Tensors, eps: float | None) -> tuple[Rewrite, ...]:
+    """Return the rewrite that lets batch norm with another epsilon be ours; none for ours or None.
 
     w / sqrt(v + eps) = w' / sqrt(v + 1e-5) for w' = w x sqrt((v + 1e-5) / (v + eps)).
     """
-    if eps == OUR_BATCH_NORM_EPS:
+    if eps is None or eps == OUR_BATCH_NORM_EPS:
         return ()
 
     def convert(key: str, weights: Tensors) -> Tensor:
-        variance = weights[key.removesuffix("weight") + "running_var"].double()
+        variance = weights[key.removesuffix("weight") + _VARIANCE].double()
         factor = (variance + OUR_BATCH_NORM_EPS) / (variance + eps)
         return (weights[key].double() * factor.sqrt()).float()
 
-    keys = frozenset(
-        key for key in wanted if key.removesuffix("weight") + "running_var" in wanted
-    )  # fmt: skip
+    keys = frozenset(key for key in wanted if key.removesuffix("weight") + _VARIANCE in wanted)
     return (Rewrite(f"batch norm epsilon {eps:g} -> {OUR_BATCH_NORM_EPS:g}", keys, convert),)
 
 
@@ -242,16 +241,18 @@ def _require_fit(
     problems = []
     for ours, theirs, how in account.taken:
         tensor = weights[ours]
+        after = f" after {how}" if how else ""
         if tensor.dtype is not torch.float32:
             problems.append(f"'{theirs}' is of type {tensor.dtype}, weights are floating point")
         elif tensor.shape != wanted[ours].shape:
-            after = f" after {how}" if how else ""
             problems.append(
                 f"'{theirs}' has shape {tuple(tensor.shape)}{after}, '{ours}' wants "
                 f"{tuple(wanted[ours].shape)}"
             )
         elif not tensor.isfinite().all():
-            problems.append(f"'{theirs}' holds values that are not finite (as '{ours}')")
+            problems.append(f"'{theirs}' holds values that are not finite{after} (as '{ours}')")
+        elif ours.endswith(_VARIANCE) and (tensor < 0).any():
+            problems.append(f"'{theirs}' holds negative values, variances have none (as '{ours}')")
     if problems:
         others = f" (and {len(problems) - 1} more do not fit)" if len(problems) > 1 else ""
         raise Mismatch(

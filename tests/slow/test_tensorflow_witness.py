@@ -7,10 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from models import build_detector
+from suite.weights import load_backbone_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("tensorflow-cpu==2.21.0", "tf-keras==2.21.0")  # they wrote the stored files
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +23,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of checkpoints that a freshly installed TensorFlow wrote."""
     home = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    packages = ["tensorflow-cpu", "tf-keras"]
-    subprocess.run([home / "bin" / "pip", "install", "--quiet", *packages], check=True, timeout=900)
+    subprocess.run([home / "bin" / "pip", "install", "--quiet", *PACKAGES], check=True, timeout=900)
     folder = tmp_path_factory.mktemp("checkpoints")
     script = REPOSITORY / "tests" / "witnesses" / "tensorflow_checkpoint.py"
     command = [home / "bin" / "python", script, folder, "--published"]
@@ -41,15 +45,29 @@ def test_what_tensorflow_writes_is_read(written: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_whole_checkpoint_is_imported(written: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("model.ckpt-28152", "180 keys mapped, 113 ignored, 0 unknown, 0 missing"),
+        ("model.ckpt-120000", "145 keys mapped, 92 ignored, 0 unknown, 0 missing"),
+    ],
+    ids=["classifier", "detector"],
+)
+def test_a_whole_checkpoint_starts_ssd(
+    written: Path, tmp_path: Path, name: str, counts: str
+) -> None:
     """At the published width, which is too large to be stored with the tests."""
     output = tmp_path / "ours.pth"
-    source = written / "published" / "model.ckpt-28152"
-    command = [sys.executable, "-m", "suite", "weights", "import", source]
+    command = [sys.executable, "-m", "suite", "weights", "import", written / "published" / name]
     done = subprocess.run(
         [*command, "--from", "tf-resnet34", "--output", output], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "180 keys mapped, 113 ignored, 0 unknown, 0 missing" in done.stdout
+    assert counts in done.stdout
     assert "note: goes with detector.padding: same" in done.stdout
-    assert output.is_file()
+    backbone = build_detector("ssd_r34", num_classes=80, padding="same").backbone
+    load_backbone_weights(backbone, str(output))
+    values = np.load(written / "published" / f"{name}.npz")
+    scope = "resnet34/" if "resnet34/conv2d/kernel" in values else ""
+    kernel = values[f"{scope}conv2d_28/kernel"].transpose(3, 2, 0, 1)
+    assert np.array_equal(backbone.state_dict()["layer3.5.conv2.weight"].numpy(), kernel)

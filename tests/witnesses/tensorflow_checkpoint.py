@@ -1,13 +1,14 @@
 """Write small checkpoints with a real TensorFlow, and what is in them, for the tests of our reader.
 
-    python -m venv tf && tf/bin/pip install tensorflow-cpu tf-keras
+    python -m venv tf && tf/bin/pip install tensorflow-cpu==2.21.0 tf-keras==2.21.0
     tf/bin/python tests/witnesses/tensorflow_checkpoint.py FOLDER
     tf/bin/python tests/witnesses/tensorflow_checkpoint.py --pack FILE.tar.xz
     tf/bin/python tests/witnesses/tensorflow_checkpoint.py FOLDER --published
 
 Each checkpoint NAME has its values beside it in NAME.npz. `imagenet` and `detector` are a narrow
-ResNet-34 built with TensorFlow's own layers, so its names are TensorFlow's, and what it answers to
-an input is in `features.npz`. `--published` writes one of the published width too (170 MB).
+ResNet-34 built with TensorFlow's own layers, so its names are TensorFlow's, and what its third
+stage answers to an input is in `features.npz`. As published, the classifier has four stages, the
+detector three. `--published` writes both at the published width too (450 MB).
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_all(folder)
         if arguments.published:
-            write_network(folder / "published" / "model.ckpt-28152", channels=PUBLISHED)
+            write_classifier(folder / "published" / "model.ckpt-28152", channels=PUBLISHED)
+            write_detector(folder / "published" / "model.ckpt-120000", channels=PUBLISHED)
         if arguments.pack:
             pack(folder, arguments.pack)
 
@@ -54,8 +56,8 @@ def write_all(folder: Path) -> None:
     write_many(folder / "many")
     write_objects(folder / "objects")
     write_slices(folder / "slices")
-    write_network(folder / "imagenet", channels=NARROW)
-    write_network(folder / "detector", channels=NARROW, scope="resnet34")
+    write_classifier(folder / "imagenet", channels=NARROW)
+    write_detector(folder / "detector", channels=NARROW)
 
 
 def write_types(prefix: Path) -> None:
@@ -122,41 +124,54 @@ def write_slices(prefix: Path) -> None:
     np.savez(prefix.with_suffix(".npz"), whole=np.arange(3, dtype=np.float32))
 
 
-def write_network(prefix: Path, *, channels: Sequence[int], scope: str = "") -> None:
-    """The backbone as the TPU code builds it, after one step; with its classifier or in a scope."""
-    prefix.parent.mkdir(exist_ok=True)
+def write_classifier(prefix: Path, *, channels: Sequence[int]) -> None:
+    """The whole ResNet-34 with its classifier."""
     with tf.Graph().as_default():
         images = v1.placeholder(tf.float32, (1, IMAGE_SIZE, IMAGE_SIZE, 3))
-        if scope:
-            with v1.variable_scope(scope, reuse=v1.AUTO_REUSE):
-                stages = build_backbone(images, channels)
-            loss = tf.reduce_mean(stages[-1])
-        else:
-            stages = build_backbone(images, channels)
-            loss = tf.reduce_mean(v1.layers.dense(tf.reduce_mean(stages[-1], (1, 2)), 10))
-        step = v1.train.get_or_create_global_step()
-        train = v1.train.MomentumOptimizer(0.0, 0.0).minimize(loss, global_step=step)
-        saver = v1.train.Saver()
-        with v1.Session() as session:
-            session.run(v1.global_variables_initializer())
-            session.run(train, {images: np.zeros(images.shape, np.float32)})
-            for variable in v1.global_variables():
-                variable.load(simple_values(variable), session)
-            saver.save(session, str(prefix), write_meta_graph=False, write_state=False)
-            values = {v.op.name: session.run(v) for v in v1.global_variables()}
-            pixels = (np.random.default_rng(1).integers(-4, 5, images.shape) / 4).astype(np.float32)
-            third = session.run(stages[2], {images: pixels})
+        stages = build_backbone(images, channels)
+        loss = tf.reduce_mean(v1.layers.dense(tf.reduce_mean(stages[-1], (1, 2)), 10))
+        write_network(prefix, images, third_stage=stages[2], loss=loss)
+
+
+def write_detector(prefix: Path, *, channels: Sequence[int]) -> None:
+    """Three stages in a scope, and layers of SSD's, as the TPU code has them."""
+    with tf.Graph().as_default():
+        images = v1.placeholder(tf.float32, (1, IMAGE_SIZE, IMAGE_SIZE, 3))
+        with v1.variable_scope("resnet34", reuse=v1.AUTO_REUSE):
+            third_stage = build_backbone(images, channels[:3])[-1]
+        with v1.variable_scope("ssd", reuse=v1.AUTO_REUSE):
+            boxes = v1.layers.conv2d(third_stage, 4, 3, padding="SAME", name="box-0")
+        write_network(prefix, images, third_stage=third_stage, loss=tf.reduce_mean(boxes))
+
+
+def write_network(
+    prefix: Path, images: tf.Tensor, *, third_stage: tf.Tensor, loss: tf.Tensor
+) -> None:
+    """The default graph's variables after one step, with what the third stage answers."""
+    prefix.parent.mkdir(exist_ok=True)
+    step = v1.train.get_or_create_global_step()
+    train = v1.train.MomentumOptimizer(0.0, 0.0).minimize(loss, global_step=step)
+    saver = v1.train.Saver()
+    with v1.Session() as session:
+        session.run(v1.global_variables_initializer())
+        session.run(train, {images: np.zeros(images.shape, np.float32)})
+        for variable in v1.global_variables():
+            variable.load(simple_values(variable), session)
+        saver.save(session, str(prefix), write_meta_graph=False, write_state=False)
+        values = {v.op.name: session.run(v) for v in v1.global_variables()}
+        pixels = (np.random.default_rng(1).integers(-4, 5, images.shape) / 4).astype(np.float32)
+        answer = session.run(third_stage, {images: pixels})
     np.savez(prefix.with_name(f"{prefix.name}.npz"), **values)
-    if not scope:
-        np.savez(prefix.with_name("features.npz"), pixels=pixels, third_stage=third)
+    # The same for both networks, whose first three stages hold the same values.
+    np.savez(prefix.with_name("features.npz"), pixels=pixels, third_stage=answer)
 
 
 def build_backbone(images: tf.Tensor, widths: Sequence[int]) -> list[tf.Tensor]:
-    """The strides are SSD's; kernels do not depend on them."""
+    """As many stages as widths. The strides are SSD's; kernels do not depend on them."""
     features = tf.nn.relu(normalise(convolve(images, widths[0], kernel=7, stride=2)))
     features = v1.layers.max_pooling2d(features, 3, 2, padding="SAME")
     stages = []
-    for number, (channels, stride) in enumerate(zip(widths, (1, 2, 1, 2), strict=True)):
+    for number, (channels, stride) in enumerate(zip(widths, (1, 2, 1, 2), strict=False)):
         for block in range(BLOCKS[number]):
             shortcut = features
             first = stride if block == 0 else 1

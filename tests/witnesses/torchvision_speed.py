@@ -32,7 +32,7 @@ from torchvision.ops import box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from models import build_detector
-from models.anchors import build_retinanet_anchors
+from models.anchors import build_retinanet_anchors, build_retinanet_shapes
 from models.boxes import cxcywh_to_xyxy
 from models.focal import focal_loss_sum
 from models.matching import LowQuality, match_with_ignored
@@ -160,7 +160,7 @@ def _draw_boxes(num_images: int, image_hw: tuple[int, int]) -> tuple[Tensor, Ten
 
 def _build_focal_loss(name: str) -> Run:
     """Both start from matches, so that one-hot targets count where they are needed."""
-    anchors = torch.cat(build_retinanet_anchors(LARGE_HW, device=_CPU))
+    anchors = torch.cat(build_retinanet_anchors(LARGE_HW, build_retinanet_shapes()))
     boxes_xyxy, labels = _draw_boxes(1, LARGE_HW)
     matches = match_with_ignored(
         Target(boxes_xyxy, labels),
@@ -193,7 +193,7 @@ def _build_focal_loss(name: str) -> Run:
 
 def _build_assignment(name: str) -> Run:
     """Return functions whose value is the number of anchors that learn a box."""
-    anchors = torch.cat(build_retinanet_anchors(LARGE_HW, device=_CPU))
+    anchors = torch.cat(build_retinanet_anchors(LARGE_HW, build_retinanet_shapes()))
     anchors_xyxy = cxcywh_to_xyxy(anchors)
     target = Target(*_draw_boxes(1, LARGE_HW))
     matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)

@@ -13,6 +13,7 @@ from models.anchors import (
     SSD300_LEVELS,
     Rounding,
     build_retinanet_anchors,
+    build_retinanet_shapes,
     build_ssd_anchors,
     retinanet_cells,
 )
@@ -95,15 +96,13 @@ STRIDES = (8, 16, 32, 64, 128)
 OCTAVES = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3))
 ASPECTS = (0.5, 1.0, 2.0)
 LARGE = (800, 1344)
-CPU = torch.device("cpu")
 
 
 def build_levels(
     image_hw: tuple[int, int], rounding: Rounding = "exact"
 ) -> list[NDArray[np.float32]]:
-    return [
-        level.numpy() for level in build_retinanet_anchors(image_hw, device=CPU, rounding=rounding)
-    ]
+    shapes = build_retinanet_shapes(rounding)
+    return [level.numpy() for level in build_retinanet_anchors(image_hw, shapes, rounding=rounding)]
 
 
 def count_cells(side: int) -> list[int]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import models.matching
-from models.anchors import build_retinanet_anchors
+from models.anchors import build_retinanet_anchors, build_retinanet_shapes
 from models.boxes import cxcywh_to_xyxy, intersection_over_union
 from models.matching import IGNORED, UNMATCHED, LowQuality, match_with_ignored
 from models.structures import Target
@@ -185,7 +185,7 @@ def random_target(seed: int) -> Target:
 def test_real_anchors_are_matched_as_by_the_loop(
     place: str, low_quality: LowQuality, seed: int
 ) -> None:
-    anchors_cxcywh = torch.cat(build_retinanet_anchors(IMAGE_HW, device=torch.device("cpu")))
+    anchors_cxcywh = torch.cat(build_retinanet_anchors(IMAGE_HW, build_retinanet_shapes()))
     target = random_target(seed)
     found = match_with_ignored(
         move(target, place),

@@ -124,7 +124,7 @@ def enliven(detector: RetinaNet) -> RetinaNet:
 
 def a_box_of_each_level(detector: RetinaNet) -> Target:
     rows = []
-    for level in detector.anchors(IMAGE_HW, torch.device("cpu")):
+    for level in detector.anchors(IMAGE_HW):
         x, y, width, height = level[len(level) // 2].tolist()
         rows.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
     return Target(torch.tensor([rows, rows]), torch.tensor([[0, 1, 2, 0, 1]] * 2))
@@ -209,7 +209,7 @@ def test_outputs_run_over_levels_rows_columns_and_anchors() -> None:
         layer.bias.data.zero_()
     with torch.inference_mode():
         outputs = detector(torch.zeros(1, 3, *image_hw))
-    anchors = torch.cat(detector.anchors(image_hw, torch.device("cpu")))
+    anchors = torch.cat(detector.anchors(image_hw))
     assert len(anchors) == outputs.logits.shape[1]
     expected, first = [], 0
     for (rows, columns), (row, column) in zip(cells, spots, strict=True):
@@ -250,7 +250,7 @@ def test_a_confident_anchor_becomes_a_detection() -> None:
     assert num_dets.tolist() == [0, 2]
     assert labels[1].tolist() == [2, 0] + [-1] * 8
     assert scores[1, :2].tolist() == pytest.approx([1 / (1 + math.exp(-x)) for x in (4, 3)])
-    anchors = torch.cat(detector.anchors(IMAGE_HW, torch.device("cpu")))
+    anchors = torch.cat(detector.anchors(IMAGE_HW))
     for row, anchor in enumerate((place, 100)):
         x, y, width, height = anchors[anchor].tolist()
         corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
@@ -261,7 +261,7 @@ def test_a_confident_anchor_becomes_a_detection() -> None:
 def test_each_level_gives_candidates_of_its_own_anchors() -> None:
     image_hw = (96, 160)
     detector = build()
-    levels = detector.anchors(image_hw, torch.device("cpu"))
+    levels = detector.anchors(image_hw)
     num_anchors = detector.num_anchors(image_hw)
     logits, deltas = torch.full((1, num_anchors, 3), -9.0), torch.zeros(1, num_anchors, 4)
     expected, first = [], 0
@@ -359,8 +359,7 @@ def test_a_variant_changes_what_it_names(option: str, value: object, changes: se
         found = set()
         if not torch.equal(outputs.logits, other(images).logits):
             found.add("outputs")
-        cpu = torch.device("cpu")
-        pairs = zip(plain.anchors(IMAGE_HW, cpu), other.anchors(IMAGE_HW, cpu), strict=True)
+        pairs = zip(plain.anchors(IMAGE_HW), other.anchors(IMAGE_HW), strict=True)
         if not all(torch.equal(one, another) for one, another in pairs):
             found.add("anchors")
         losses = [d.loss(outputs, target, image_hw=IMAGE_HW) for d in (plain, other)]

@@ -130,7 +130,7 @@ def test_detectors_loss_equals_the_plain_formulas_over_its_anchors(normaliser: N
     boxes = [[[4.0, 6, 40, 30], [30, 8, 90, 60]], [[50, 40, 62, 50], [0, 0, 0, 0]]]
     target = Target(torch.tensor(boxes), torch.tensor([[0, 3], [2, -1]]))
     losses = detector.loss(outputs, target, image_hw=image_hw)
-    anchors_cxcywh = torch.cat(detector.anchors(image_hw, CPU))
+    anchors_cxcywh = torch.cat(detector.anchors(image_hw))
     expected = loss_slowly(
         outputs, target, anchors_cxcywh, normaliser=normaliser, low_quality="forced"
     )

@@ -101,7 +101,7 @@ def test_anchors_equal_torchvisions(compared: Compared) -> None:
 
 
 def anchors_xyxy(compared: Compared) -> Tensor:
-    levels = compared.detector.anchors(compared.image_hw, torch.device("cpu"))
+    levels = compared.detector.anchors(compared.image_hw)
     return cxcywh_to_xyxy(torch.cat(levels))
 
 

@@ -105,6 +105,8 @@ def test_keys_of_others_do_nothing_to_a_terminal(run_suite: Run, tmp_path: Path)
         (["--from", "torchvision", "--style", "caffe"], "only --from mmdet has models of that"),
         (["--from", "torchvision", "--batch-norm-eps", "nan"], "a number from 0 to below 1"),
         (["--from", "torchvision", "--batch-norm-eps", "-1e-5"], "a number from 0 to below 1"),
+        (["--from", "torchvision", "--recipe", "nope"], "is a backbone, which has no recipe and"),
+        (["--from", "mmdet", "--annotations", "none.json"], "--annotations none.json: "),
     ],
 )
 def test_wrong_flags(
@@ -173,6 +175,15 @@ def test_absent_files(run_suite: Run, tmp_path: Path) -> None:
         assert "no such file" in done.stderr
 
 
+def test_folders(run_suite: Run, tmp_path: Path) -> None:
+    for source in ("torchvision", "mmdet", "mlperf-ssd", "tf-resnet34"):
+        done = run_suite(
+            "weights", "import", tmp_path, "--from", source, "--output", tmp_path / "ours.pth"
+        )
+        assert done.code == 1
+        assert f"{tmp_path}: a folder; give the " in done.stderr
+
+
 @pytest.mark.parametrize("wrapping", ["state_dict", "model", "weights", "model_state_dict"])
 def test_wrappings_of_other_projects(run_suite: Run, tmp_path: Path, wrapping: str) -> None:
     state = collections.OrderedDict(
@@ -185,6 +196,18 @@ def test_wrappings_of_other_projects(run_suite: Run, tmp_path: Path, wrapping: s
     )
     assert done.code == 0
     assert torch.equal(torch.load(output)["conv1.weight"], state["module.conv1.weight"])
+
+
+def test_options_of_detectors_are_refused_for_tensorflow(
+    run_suite: Run, tensorflow_files: Path, tmp_path: Path
+) -> None:
+    for flags in (("--recipe", "nope"), ("--annotations", "none.json")):
+        done = run_suite(
+            "weights", "import", tensorflow_files / "imagenet", "--from", "tf-resnet34",
+            "--output", tmp_path / "ours.pth", *flags,
+        )  # fmt: skip
+        assert done.code == 2
+        assert f"{' '.join(flags)}: " in done.stderr
 
 
 def test_tensorflow_of_another_width_is_refused(

@@ -113,6 +113,18 @@ def test_caffe_inputs_are_converted_exactly(tmp_path: Path) -> None:
     assert torch.allclose(answer, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
 
+def test_caffe_without_bottlenecks_changes_the_input_alone(state: State, tmp_path: Path) -> None:
+    imported = run(state, tmp_path, style="caffe")
+    assert not load_detector(imported.path).recipe.detector.variant.caffe_stride
+    how = {row.ours: row.how for row in imported.account.taken}
+    assert how["backbone.conv1.weight"] == "BGR bytes -> normalised RGB"
+    imported.path.unlink()
+    backbone = dict(ResNet(18).state_dict())
+    imported = run(backbone, tmp_path, style="caffe")
+    assert imported.account.notes == []
+    assert not torch.equal(torch.load(imported.path)["conv1.weight"], backbone["conv1.weight"])
+
+
 def test_p6_from_p5(state: State, tmp_path: Path) -> None:
     changed = state | {"neck.fpn_convs.3.conv.weight": torch.zeros(256, 256, 3, 3)}
     trained = load_detector(run(changed, tmp_path).path)

@@ -64,7 +64,7 @@ def test_what_is_no_plain_tensor_is_listed_and_refused(tensorflow_files: Path) -
 def test_missing_files_are_named(tensorflow_files: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.index: no such file; give the name of"):
         open_bundle(tmp_path / "absent")
-    with pytest.raises(InputError, match="no such file; give the name of"):
+    with pytest.raises(InputError, match=r"\.: a folder; give the name of"):
         open_bundle(Path())
     shutil.copy(tensorflow_files / "shards.index", tmp_path)
     with pytest.raises(InputError, match=r"shards\.data-00000-of-00003: no such file; .* side by"):

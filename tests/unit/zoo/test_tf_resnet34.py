@@ -9,21 +9,32 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import build_detector
 from models.resnet import ResNet
 from suite.errors import InputError
 from suite.weights import load_backbone_weights
+from suite.zoo import Options, import_weights
+from suite.zoo.plan import BackbonePlan
 from suite.zoo.tensor_bundle import open_bundle
 from suite.zoo.tf_resnet34 import plan_tf_resnet34, translation_in
 from suite.zoo.translate import Mismatch, translate
 
 WANTED = ResNet(34, width=0.125).state_dict()
+THREE_STAGES = {key: value for key, value in WANTED.items() if not key.startswith("layer4.")}
 
 
-@pytest.mark.parametrize("name", ["imagenet", "detector"])
-def test_features_are_tensorflows(tensorflow_files: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "num_stages", "wanted"),
+    [("imagenet", 4, WANTED), ("detector", 3, THREE_STAGES)],
+)
+def test_features_are_tensorflows(
+    tensorflow_files: Path, tmp_path: Path, name: str, num_stages: int, wanted: dict[str, Tensor]
+) -> None:
     prefix = tensorflow_files / name
     plan = plan_tf_resnet34(open_bundle(prefix))
-    weights, _ = translate(plan.theirs, plan.translation, wanted=WANTED, source=prefix)
+    assert plan.target == BackbonePlan(34, num_stages=num_stages)
+    assert any("has three stages" in note for note in plan.notes) == (num_stages == 3)
+    weights, _ = translate(plan.theirs, plan.translation, wanted=wanted, source=prefix)
     torch.save(weights, tmp_path / "ours.pth")
     backbone = ResNet(34, (1, 2, 1), width=0.125, padding="same").eval()
     load_backbone_weights(backbone, str(tmp_path / "ours.pth"))
@@ -60,13 +71,13 @@ def test_every_variable_is_accounted_for(tensorflow_files: Path) -> None:
     assert how["layer4.2.bn2.running_var"][0] == "batch_normalization_35/moving_variance"
 
 
-def narrow_variables(scope: str = "") -> dict[str, Tensor]:
+def named_as_theirs(state: dict[str, Tensor], scope: str = "") -> dict[str, Tensor]:
     rename = translation_in(scope).rename
     ours = {name: rename(name) for name in numbered_names(scope)}
     return {
-        name: WANTED[key].permute(2, 3, 1, 0) if name.endswith("kernel") else WANTED[key]
+        name: state[key].permute(2, 3, 1, 0) if name.endswith("kernel") else state[key]
         for name, key in ours.items()
-        if key is not None
+        if key in state
     }
 
 
@@ -80,14 +91,48 @@ def numbered_names(scope: str) -> list[str]:
     return names
 
 
+def test_a_detectors_backbone_starts_ssd_and_no_retinanet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    detector = build_detector("ssd_r34", num_classes=2, padding="same")
+    theirs = named_as_theirs(detector.backbone.state_dict(), "resnet34/")
+    monkeypatch.setattr("suite.zoo.open_bundle", lambda path: theirs)
+    imported = import_weights(
+        tmp_path, source="tf-resnet34", output=tmp_path / "ours.pth", options=Options()
+    )
+    assert len(imported.account.taken) == 29 * 5
+    fresh = build_detector("ssd_r34", num_classes=2, padding="same").backbone
+    load_backbone_weights(fresh, str(imported.path))
+    for key, value in detector.backbone.state_dict().items():
+        assert torch.equal(fresh.state_dict()[key], value), key
+    with pytest.raises(InputError, match=r"no weights for 'layer4\.0\.conv1\.weight'"):
+        load_backbone_weights(ResNet(34), str(imported.path))
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ("resnet34/conv2d_28/kernel", r"no weights for 'layer3\.5\.conv2\.weight'; nothing"),
+        ("resnet34/conv2d_35/kernel", r"no weights for 'layer4\.2\.conv2\.weight'; nothing"),
+    ],
+)
+def test_a_stage_that_is_not_whole_is_refused(lost: str, words: str) -> None:
+    variables = named_as_theirs(WANTED, "resnet34/")
+    del variables[lost]
+    plan = plan_tf_resnet34(variables)
+    assert plan.target == BackbonePlan(34, num_stages=4)
+    with pytest.raises(Mismatch, match=words):
+        translate(variables, plan.translation, wanted=WANTED, source=Path("model.ckpt"))
+
+
 def test_a_detectors_own_layers_and_averages_are_left_out() -> None:
-    variables = narrow_variables("resnet34/") | {
+    variables = named_as_theirs(THREE_STAGES, "resnet34/") | {
         "ssd/block7-conv1x1/kernel": torch.zeros(1),
         "ssd/class_net/class-3/bias/Momentum": torch.zeros(1),
         "resnet34/conv2d/kernel/ExponentialMovingAverage": torch.zeros(1),
     }
     _, account = translate(
-        variables, translation_in("resnet34/"), wanted=WANTED, source=Path("model.ckpt")
+        variables, translation_in("resnet34/"), wanted=THREE_STAGES, source=Path("model.ckpt")
     )
     assert len(account.ignored) == 3
 
@@ -105,7 +150,7 @@ def test_a_detectors_own_layers_and_averages_are_left_out() -> None:
     ],
 )
 def test_unknown_variables_are_refused(name: str) -> None:
-    variables = narrow_variables() | {name: torch.zeros(1)}
+    variables = named_as_theirs(WANTED) | {name: torch.zeros(1)}
     with pytest.raises(Mismatch, match=f"unknown key '{name}'; nothing was written; give the"):
         translate(variables, translation_in(""), wanted=WANTED, source=Path("model.ckpt"))
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from models.resnet import ResNet
 from models.retinanet import RetinaNet
 from suite.checkpoint import TrainedDetector, load_detector
-from suite.errors import InputError
+from suite.errors import InputError, UsageError
+from suite.recipe import load_recipe, parse_overrides
 from suite.weights import load_backbone_weights
 from suite.zoo import Imported, Mismatch, Options, import_weights
 from suite.zoo.coco_classes import COCO_CLASSES
@@ -47,9 +48,11 @@ def state(repository: Path) -> State:
 
 def run(content: Any, folder: Path, **options: Any) -> Imported:
     torch.save(content, folder / "theirs.pth")
-    output = folder / "ours.pth"
     return import_weights(
-        folder / "theirs.pth", source="torchvision", output=output, options=Options(**options)
+        folder / "theirs.pth",
+        source="torchvision",
+        output=folder / "ours.pth",
+        options=Options(**{"batch_norm_eps": 1e-5} | options),
     )
 
 
@@ -93,7 +96,10 @@ def test_a_coco_detector(state: State, tmp_path: Path) -> None:
         assert torch.equal(ours[mine], state[key]), mine
     account = imported.account
     assert {row.theirs for row in account.taken} == set(state)
-    assert any("--batch-norm-eps 0" in note for note in account.notes)
+    (note,) = account.notes
+    flags = note.removeprefix("to train on from it: --set ").split(" --set ")
+    overrides = parse_overrides([*flags, "detector.name=retinanet_r18_fpn"])
+    assert load_recipe("retinanet_r50_fpn_8p", overrides).detector.variant == variant
 
 
 def test_names_of_the_older_files(state: State, tmp_path: Path) -> None:
@@ -139,12 +145,30 @@ def test_batch_norm_epsilon_is_folded_exactly(state: State, tmp_path: Path) -> N
     how = {row.ours: row.how for row in imported.account.taken}
     assert how["backbone.bn1.weight"] == "batch norm epsilon 0 -> 1e-05"
     assert how["backbone.bn1.bias"] == ""
-    assert not imported.account.notes
+    assert not any("epsilon" in note for note in imported.account.notes)
+
+
+def test_what_may_be_torchvisions_coco_weights_needs_an_epsilon(
+    repository: Path, state: State, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"-eps 0 for torchvision's COCO .*-eps 1e-5 for a") as it:
+        run(state, tmp_path, batch_norm_eps=None)
+    assert "\n" not in str(it.value)
+    assert not (tmp_path / "ours.pth").exists()
+    # Of others it is taken to be 1e-5, and that is said.
+    own = make_state(repository, num_slots=4)
+    imported = run(
+        own, tmp_path, batch_norm_eps=None, annotations=annotate(tmp_path, ids=(1, 2, 3))
+    )
+    assert any("--batch-norm-eps 0" in note for note in imported.account.notes)
+    _, ours = load(imported)
+    assert torch.equal(ours["backbone.bn1.weight"], own["backbone.body.bn1.weight"])
 
 
 def test_a_variance_of_zero_without_an_epsilon_is_refused(state: State, tmp_path: Path) -> None:
     broken = state | {"backbone.body.bn1.running_var": torch.zeros(64)}
-    with pytest.raises(Mismatch, match=r"'backbone\.body\.bn1\.weight' holds values that are not"):
+    words = r"bn1\.weight' holds values that are not finite after batch norm epsilon 0 -> 1e-05 \("
+    with pytest.raises(Mismatch, match=words):
         run(broken, tmp_path, batch_norm_eps=0.0)
 
 
@@ -205,6 +229,10 @@ def change_and_run(state: State, folder: Path, change: Callable[[State], Any]) -
         (
             lambda s: s.update({"backbone.body.layer3.2.conv1.weight": torch.zeros(1)}),
             "no ResNet-18, 34, 50 or 101, its layer3 has 3 blocks",
+        ),
+        (
+            lambda s: s.update({"backbone.body.bn1.running_var": torch.full((64,), -1e-7)}),
+            r"'backbone\.body\.bn1\.running_var' holds negative values, variances have none",
         ),
     ],
 )
