@@ -93,7 +93,7 @@ RULES = (
     ),
     Rule(
         ("detector.name", "detector.variant.caffe_stride"),
-        lambda name, caffe: not caffe or name in ("retinanet_r50_fpn", "retinanet_r101_fpn"),
+        lambda name, caffe: not caffe or name not in ("retinanet_r18_fpn", "retinanet_r34_fpn"),
         "{0} has no bottlenecks whose stride could be moved (caffe_stride)",
     ),
     Rule(

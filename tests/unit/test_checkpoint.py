@@ -27,6 +27,7 @@ from suite.checkpoint import (
     load_detector,
     load_newest_checkpoint,
     recipe_of_checkpoint,
+    start_from_checkpoint,
     write_checkpoint,
 )
 from suite.errors import InputError, SuiteError
@@ -119,6 +120,58 @@ def test_averaged_weights_go_before_the_trained_ones(tmp_path: Path) -> None:
     write_checkpoint(build_state() | {"ema": averaged}, tmp_path / "a.pth")
     for key, tensor in load_detector(tmp_path / "a.pth").detector.state_dict().items():
         assert torch.equal(tensor, averaged[key])
+
+
+def start(path: Path, **detector: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Start a detector of other random weights from a checkpoint; return its weights."""
+    recipe = build_recipe()
+    section = replace(recipe.detector, weights=str(path), backbone_weights=None, **detector)
+    torch.manual_seed(9)
+    started = build_recipe_detector(replace(recipe, detector=section))
+    fresh = start_from_checkpoint(started, replace(recipe, detector=section))
+    return dict(started.state_dict()), fresh
+
+
+def test_training_starts_from_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    state = build_state()
+    averaged = {key: value + 1 for key, value in state["weights"].items()}
+    for name, ema in (("plain", None), ("averaged", averaged)):
+        path = tmp_path / f"{name}.pth"
+        write_checkpoint(state | {"ema": ema}, path)
+        weights, fresh = start(path)
+        assert fresh == []
+        for key, value in (ema or state["weights"]).items():
+            assert torch.equal(weights[key], value)
+
+
+def test_other_classes_start_with_a_fresh_class_head(tmp_path: Path) -> None:
+    write_checkpoint(build_state(), tmp_path / "a.pth")
+    weights, fresh = start(tmp_path / "a.pth", num_classes=4)
+    assert fresh and all(key.startswith("class_heads.") for key in fresh)
+    assert {key for key in weights if key.startswith("class_heads.")} == set(fresh)
+    torch.manual_seed(9)
+    recipe = build_recipe()
+    section = replace(recipe.detector, num_classes=4)
+    untouched = build_recipe_detector(replace(recipe, detector=section)).state_dict()
+    stored = load_checkpoint(tmp_path / "a.pth")["weights"]
+    for key, value in weights.items():
+        assert torch.equal(value, untouched[key] if key in fresh else stored[key])
+
+
+@pytest.mark.parametrize(
+    ("detector", "complaint"),
+    [
+        ({"padding": "same"}, "has detector.padding torch, the recipe same; set it to torch"),
+        ({"width": 0.25}, "has detector.width 0.125, the recipe 0.25; set it to 0.125"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_no_start(
+    detector: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    write_checkpoint(build_state(), tmp_path / "a.pth")
+    with pytest.raises(InputError) as caught:
+        start(tmp_path / "a.pth", **detector)
+    assert str(caught.value) == f"{tmp_path / 'a.pth'}: {complaint}"
 
 
 @pytest.mark.parametrize(

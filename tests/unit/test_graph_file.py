@@ -145,7 +145,9 @@ def test_graphs_of_others_are_refused(changed: Callable[[Change], Path]) -> None
         ("postprocess", "[]", "postprocess: expected the keys"),
         ("width", "NaN", "width: expected a finite number"),
         ("checkpoint_sha256", '"abc"', "expected 64 hexadecimal digits"),
-        ("schema", '"suite.graph/9"', "not a graph exported by this suite"),
+        ("schema", '"suite.graph/1"', "exported by another version of this suite"),
+        ("schema", '"another.graph/2"', "not a graph exported by this suite"),
+        ("num_logits", "0", "num_logits: expected at least 1"),
     ],
 )
 def test_damaged_metadata_is_named(

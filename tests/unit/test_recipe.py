@@ -223,6 +223,12 @@ def test_the_digest_follows_the_content_alone(tmp_path: Path) -> None:
     write_recipe(BASE, tmp_path / "other.yaml")
     assert recipe_digest(load_recipe(str(tmp_path / "other.yaml"))) == recipe_digest(BASE)
     assert recipe_digest(dataclasses.replace(BASE, seed=1)) != recipe_digest(BASE)
+    # Written out or not, a default is the same, so a field that comes later changes no digest.
+    written = load_recipe("ssd_r34_bccd", {"resize.mode": "stretch", "detector.width": "1"})
+    assert recipe_digest(written) == recipe_digest(BASE)
+    assert recipe_digest(load_recipe("ssd_r34_bccd", {"detector.width": "0.5"})) != recipe_digest(
+        BASE
+    )
     assert len(recipe_digest(BASE)) == 64
 
 
@@ -273,8 +279,9 @@ def resizes(draw: st.DrawFn) -> Resize:
 def schedules(draw: st.DrawFn) -> Schedule:
     warmup = draw(st.floats(0, 10))
     by_epochs, cosine = draw(st.booleans()), draw(st.booleans())
+    milestones = () if cosine else tuple(sorted(draw(st.sets(positive, min_size=1))))
     return Schedule(
-        epochs=draw(positive),
+        epochs=max(milestones, default=0) * 2 + draw(positive),
         nominal_epoch_images=draw(st.none() | st.integers(64 * 64, 10**9)),
         base_lr=draw(positive),
         base_batch=draw(counts),
@@ -283,7 +290,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
         warmup_start=draw(share),
         decay_epochs=warmup + draw(st.floats(0.1, 1000)) if cosine else None,
         final_lr_factor=draw(share) if cosine else None,
-        milestones=() if cosine else tuple(sorted(draw(st.sets(positive, min_size=1)))),
+        milestones=milestones,
     )
 
 
@@ -295,16 +302,21 @@ def recipes(draw: st.DrawFn) -> Recipe:
     limit = draw(st.integers(1, 700))
     detector = draw(st.sampled_from(["ssd_r34", "retinanet_r18_fpn", "retinanet_r50_fpn"]))
     is_ssd = detector == "ssd_r34"
+    variant = RetinaNetVariant() if is_ssd else draw(variants)
+    if detector == "retinanet_r18_fpn":
+        variant = dataclasses.replace(variant, caffe_stride=False)
+    backbone_weights = draw(st.none() | words.filter(lambda text: "://" not in text))
     return Recipe(
         name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)),
         detector=Detector(
             name=detector,
             num_classes=draw(counts),
-            backbone_weights=draw(st.none() | words.filter(lambda text: "://" not in text)),
+            backbone_weights=backbone_weights,
+            weights=draw(st.none() | words) if backbone_weights is None else None,
             width=draw(positive),
             padding=draw(st.sampled_from(["torch", "same"])),
-            frozen_stages=draw(st.integers(0, 4)),
-            variant=RetinaNetVariant() if is_ssd else draw(variants),
+            frozen_stages=draw(st.none() | st.integers(0, 3 if is_ssd else 4)),
+            variant=variant,
         ),
         resize=Resize() if is_ssd else draw(resizes()),
         data=draw(

@@ -228,7 +228,7 @@ def test_sections_left_out_are_those_of_the_published_detectors() -> None:
     del plain["resize"], plain["detector"]["variant"], plain["detector"]["frozen_stages"]
     del plain["schedule"]["milestones"], plain["schedule"]["warmup_start"]
     assert recipe_from_dict(plain, source="an older checkpoint") == BASE
-    assert BASE.detector.frozen_stages == 0
+    assert BASE.detector.frozen_stages is None
     variant = load_recipe("retinanet_r50_fpn_8p").detector.variant
     assert variant == RetinaNetVariant(
         caffe_stride=False,
@@ -238,3 +238,37 @@ def test_sections_left_out_are_those_of_the_published_detectors() -> None:
         normaliser="batch",
         low_quality="forced",
     )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "message"),
+    [
+        (
+            "ssd_r34_1p",
+            {"detector.frozen_stages": "4"},
+            "detector.frozen_stages: ssd_r34 has three stages, not 4",
+        ),
+        (
+            "ssd_r34_1p",
+            {"detector.weights": "ours.pth"},
+            "detector.weights: detector.weights has a backbone too; set backbone_weights to null",
+        ),
+        (
+            "retinanet_r18_fpn_finetune",
+            {"detector.variant.caffe_stride": "true"},
+            "detector.variant.caffe_stride: retinanet_r18_fpn has no bottlenecks whose stride "
+            "could be moved (caffe_stride)",
+        ),
+        (
+            "retinanet_r50_fpn_1p",
+            {"schedule.milestones": "[8, 12]"},
+            "schedule.milestones: milestones (8.0, 12.0) have to come before the end, 12 epochs",
+        ),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    recipe: str, overrides: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(recipe, overrides)
+    assert str(caught.value) == f"--set {message}"

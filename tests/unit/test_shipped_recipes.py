@@ -144,7 +144,7 @@ def test_retinanets_are_trained_as_published(name: str) -> None:
     assert (postprocess.max_detections, postprocess.pre_topk) == (100, 1000)
     assert (recipe.device, recipe.precision, recipe.eval_every_epochs) == ("npu", "fp16", 1)
     text = list_shipped_recipes()[name].read_text(encoding="utf-8")
-    assert "no truncation to 40 boxes" in text and "fp16, which the Ascend ModelZoo has" in text
+    assert "no truncation to 40 boxes" in text and "fp16, which that has" in text
 
 
 def test_retinanets_differ_in_devices_batch_and_length_alone() -> None:

@@ -78,8 +78,8 @@ def test_a_graph_of_one_size_takes_lying_and_standing_images() -> None:
 def test_tables_state_the_sides_of_a_lying_picture() -> None:
     resize = Resize(mode="pad", short_side=800, long_side=1333)
     assert PUBLISHED.nominal_hw == FIXED.nominal_hw == (800, 1333)
-    assert build_sizing(resize, canvas_hw=(800, 1344)).nominal_hw == (800, 1333)
-    assert build_sizing(resize, canvas_hw=(1344, 800)).nominal_hw == (800, 1333)
+    assert build_sizing(resize, canvas_hw=(800, 1344)).nominal_hw == (800, 1344)
+    assert build_sizing(resize, canvas_hw=(1344, 800)).nominal_hw == (1344, 800)
     assert build_sizing(resize, canvas_hw=(320, 320)).nominal_hw == (320, 320)
     assert build_sizing(Resize(), canvas_hw=(300, 300)).nominal_hw == (300, 300)
 

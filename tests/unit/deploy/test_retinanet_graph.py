@@ -148,8 +148,9 @@ def test_an_input_with_fewer_candidates_than_rows_is_refused(
         with pytest.raises(InputError) as caught:
             detect(images)
         assert str(caught.value) == (
-            f"{small_retinanet_graph}: an input of 32x32 has fewer candidates than the 700 "
-            "detections of an image; it takes at least 64 pixels each way"
+            f"{small_retinanet_graph}: an input of 32x32 is too small, it takes at least 64 pixels "
+            "each way: smaller ones may have fewer candidates than the 700 detections it answers "
+            "with"
         )
 
 
