@@ -185,7 +185,7 @@ def test_images_without_boxes_are_evaluated_too(samples: tuple[Sample, ...]) -> 
     (batch,) = iterate_evaluation(EvaluationSet((empty,), STRETCH), batch_size=4, workers=0)
     assert batch.image_ids == (1,)
     assert batch.target.labels.tolist() == [[-1] * 32]
-    assert batch.target.boxes_xyxy.tolist() == [[[0, 0, 0, 0]]]
+    assert batch.target.boxes_xyxy.tolist() == [[[0, 0, 0, 0]] * 32]
 
 
 # Putting together
