@@ -73,7 +73,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
         reason = error.strerror if isinstance(error, OSError) else "no space left, or a limit"
         raise SuiteError(
             f"{path}: the checkpoint cannot be written ({reason}); "
-            "make room and go on with --resume"
+            "make room; a run goes on with --resume"
         ) from error
 
 
