@@ -119,7 +119,7 @@ def build_retinanet_anchors(
         y = torch.arange(cells[0], device=shapes.device)[:, None, None] * float(steps[0])
         x = torch.arange(cells[1], device=shapes.device)[None, :, None] * float(steps[1])
         width, height = level_shapes.unbind(dim=-1)
-        planes = torch.broadcast_tensors(x, y, width, height)  # type: ignore[no-untyped-call]
+        planes = torch.broadcast_tensors(x, y, width, height)  # type: ignore[no-untyped-call]  # torch's
         levels.append(torch.stack(planes, dim=-1).reshape(-1, 4))
     return levels
 

@@ -92,7 +92,7 @@ def _decode_best(
     """Return the boxes, scores and labels of the highest of scores [N,A,C]."""
     num_anchors, num_classes = scores.shape[1:]
     # sym_min and sym_max: in an export with free height and width these are expressions.
-    wanted = torch.sym_min(pre_topk, num_anchors * num_classes)  # type: ignore[no-untyped-call]
+    wanted = torch.sym_min(pre_topk, num_anchors * num_classes)  # type: ignore[no-untyped-call]  # torch's
     best_scores, index = scores.flatten(1).topk(wanted, dim=1)
     # `//` on integers: torch.div with a rounding mode exports as a float division, which is wrong
     # above 2**24.
@@ -123,7 +123,7 @@ def separate_classes(
         labels: [N,P], from 0 to num_classes - 1.
     """
     side = math.ceil(math.sqrt(num_classes))
-    span = torch.sym_max(*image_hw) + 1  # type: ignore[no-untyped-call]
+    span = torch.sym_max(*image_hw) + 1  # type: ignore[no-untyped-call]  # torch's
     classes = torch.arange(num_classes, device=labels.device)
     cells = torch.stack([classes % side, classes // side], dim=-1).to(boxes_xyxy.dtype)
     # A table of the few classes, not arithmetic on every label.
