@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -113,3 +115,17 @@ def small_photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         Image.fromarray(coarse.numpy()).resize(size, Image.Resampling.BICUBIC).save(path)
         paths.append(path)
     return paths
+
+
+@pytest.fixture
+def change_graph(tmp_path: Path) -> Callable[[Path, Callable[[onnx.ModelProto], None]], Path]:
+    """Write a changed copy of a graph, without a sidecar, and return its path."""
+
+    def write(graph: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+        model = onnx.load(graph)
+        change(model)
+        path = tmp_path / "changed.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    return write

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,11 @@ Change = Callable[[onnx.ModelProto], None]
 
 
 @pytest.fixture
-def changed(small_graph: Path, tmp_path: Path) -> Callable[[Change], Path]:
+def changed(
+    small_graph: Path, change_graph: Callable[[Path, Change], Path]
+) -> Callable[[Change], Path]:
     """Write a changed copy of the small graph and return its path."""
-
-    def write(change: Change) -> Path:
-        model = onnx.load(small_graph)
-        change(model)
-        path = tmp_path / "changed.onnx"
-        path.write_bytes(model.SerializeToString())
-        return path
-
-    return write
+    return partial(change_graph, small_graph)
 
 
 def refusal(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -53,17 +54,11 @@ def images(small_photos: list[Path]) -> Images:
 
 
 @pytest.fixture
-def changed(small_graph: Path, tmp_path: Path) -> Callable[[Change], Path]:
+def changed(
+    small_graph: Path, change_graph: Callable[[Path, Change], Path]
+) -> Callable[[Change], Path]:
     """Write a changed copy of the small graph and return its path."""
-
-    def write(change: Change) -> Path:
-        model = onnx.load(small_graph)
-        change(model)
-        path = tmp_path / "changed.onnx"
-        path.write_bytes(model.SerializeToString())
-        return path
-
-    return write
+    return partial(change_graph, small_graph)
 
 
 def set_metadata(model: onnx.ModelProto, **values: object) -> None:

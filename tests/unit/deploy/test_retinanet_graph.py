@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,17 +281,11 @@ def test_raw_heads_are_those_of_pytorch_at_any_size(
 
 
 @pytest.fixture
-def tampered(small_retinanet_graph: Path, tmp_path: Path) -> Callable[[Change], Path]:
+def tampered(
+    small_retinanet_graph: Path, change_graph: Callable[[Path, Change], Path]
+) -> Callable[[Change], Path]:
     """Write a changed copy of the free graph, without a sidecar, and return its path."""
-
-    def write(change: Change) -> Path:
-        model = onnx.load(small_retinanet_graph)
-        change(model)
-        path = tmp_path / "tampered.onnx"
-        path.write_bytes(model.SerializeToString())
-        return path
-
-    return write
+    return partial(change_graph, small_retinanet_graph)
 
 
 def scale(weights: onnx.TensorProto, factor: float) -> None:

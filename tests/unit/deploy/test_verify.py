@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,9 @@ Tamper = Callable[[Change], Path]
 
 
 @pytest.fixture
-def tampered(small_graph: Path, tmp_path: Path) -> Tamper:
+def tampered(small_graph: Path, change_graph: Callable[[Path, Change], Path]) -> Tamper:
     """Write a changed copy of the small graph, without a sidecar, and return its path."""
-
-    def write(change: Change) -> Path:
-        model = onnx.load(small_graph)
-        change(model)
-        path = tmp_path / "tampered.onnx"
-        path.write_bytes(model.SerializeToString())
-        return path
-
-    return write
+    return partial(change_graph, small_graph)
 
 
 def change_weights(name: str, function: Callable[[np.ndarray], np.ndarray]) -> Change:
