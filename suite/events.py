@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,16 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import click
 import torch
 from torch import Tensor
 
 from suite.errors import Diverged, SuiteError
+from suite.progress import Progress
 
 DIVERGENCE_REMEDY = (
     "lower schedule.base_lr, lengthen schedule.warmup_epochs, or set optimizer.clip_norm"
 )
-_PLAIN_LINE_SECONDS = 5.0
 
 
 class Events:
@@ -221,65 +219,6 @@ class _Clock:
             yield
         finally:
             self._running_since = time.perf_counter()
-
-
-class Progress:
-    """A bar with ETA on a terminal; elsewhere one plain line every few seconds.
-
-    Args:
-        total: units of work.
-        done: of them before this process.
-        label: what is being done.
-    """
-
-    def __init__(self, total: int, *, done: int = 0, label: str) -> None:
-        self._total, self._done, self._label = total, done, label
-        self._start_done, self._start = done, time.perf_counter()
-        self._last_line = self._start
-        self._status = ""
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            # The ETA is our own: click's counts what was done before this process as done in it.
-            self._bar = click.progressbar(
-                length=total,
-                label=label,
-                file=sys.stderr,
-                show_eta=False,
-                width=0,
-                item_show_func=lambda _: self._status,
-            )
-            self._bar.__enter__()
-            self._bar.update(done)
-
-    def update(self, done: int, status: str = "") -> None:
-        """Report that `done` units are finished."""
-        now = time.perf_counter()
-        advanced, self._done = done - self._done, done
-        self._status = f"{status} ETA {self._estimate(now)}".lstrip()
-        if self._bar is not None:
-            self._bar.update(advanced)
-            self._bar.render_progress()  # which an update without advance leaves out
-        elif now - self._last_line > _PLAIN_LINE_SECONDS or (advanced and done >= self._total):
-            self._last_line = now
-            click.echo(f"{self._label} {done}/{self._total} {self._status}", err=True)
-
-    def print(self, message: str) -> None:
-        """Print a line without tearing the bar."""
-        if self._bar is not None:
-            click.echo("\r\033[K", err=True, nl=False)
-        click.echo(message, err=True)
-
-    def close(self) -> None:
-        """End the bar's line."""
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-
-    def _estimate(self, now: float) -> str:
-        advanced = self._done - self._start_done
-        if advanced <= 0:
-            return "?"
-        seconds = int((self._total - self._done) * (now - self._start) / advanced)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _short(value: Any) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from suite.errors import InputError
 
 
 @contextmanager
@@ -33,6 +36,24 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def completing(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder` that becomes it; where the block fails, it goes.
+
+    Raises:
+        InputError: the place cannot be written, or something is there already.
+    """
+    temporary = folder.with_name(f".{secrets.token_hex(8)}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, all or nothing.
 
@@ -47,6 +68,12 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder(name: str) -> Path:
+    """Return where the suite keeps what can be made again: below XDG_CACHE_HOME, else ~/.cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "npu-detection-suite" / name
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,21 +1,15 @@
 """Weights from files of others: read without running anything in them, backbones also from a URL.
 
 A download is kept in the cache. It is checked against the digest that its publisher put into the
-file name (torchvision's `resnet34-b627a593.pth`), else against that of the first download, which is
-kept beside it.
+file name (torchvision's `resnet34-b627a593.pth`), else against that of the first download.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
-import os
 import pickle
 import re
-import shutil
 import struct
-import sys
-import urllib.request
 import warnings
 import zipfile
 from pathlib import Path
@@ -25,10 +19,10 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
+from suite.download import Progress, Say, fetch, say_on_stderr, show_nothing
 from suite.errors import InputError, UsageError
-from suite.files import file_sha256, replacing, write_text
+from suite.files import cache_folder
 
-_NETWORK_TIMEOUT_S = 60
 # What torch.load raises on files that are not its own, depending on where the parsing stops.
 _LOAD_ERRORS = (
     pickle.UnpicklingError,
@@ -81,18 +75,33 @@ def is_dense(value: object, *, max_bytes: int) -> bool:
     )
 
 
-def load_backbone_weights(backbone: nn.Module, source: str) -> None:
+def load_backbone_weights(
+    backbone: nn.Module,
+    source: str,
+    *,
+    progress: Progress = show_nothing,
+    say: Say = say_on_stderr,
+) -> None:
     """Load ImageNet weights into a backbone; they are cast, so that half precision may be stored.
 
     Args:
         backbone: takes torchvision's key names; what it does not have is left out.
         source: a path, or an https URL, which is downloaded once. http is for this machine alone.
+        progress: of a download, see `suite.download.fetch`.
+        say: likewise.
 
     Raises:
         InputError: the file cannot be had, is damaged, or does not fit the backbone.
         UsageError: the URL is of another kind.
     """
-    path = _fetch(source) if "://" in source else Path(source)
+    path = Path(source)
+    if "://" in source:
+        try:
+            path = fetch_weights(source, progress=progress, say=say)
+        except InputError as error:
+            raise InputError(
+                f"{error}; or name another file: --set detector.backbone_weights=FILE"
+            ) from error
     weights = _load_tensors(path)
     wanted = {
         key: tensor
@@ -103,6 +112,32 @@ def load_backbone_weights(backbone: nn.Module, source: str) -> None:
     _require_fit(weights, wanted, path)
     fitting = {key: weights[key].to(tensor.dtype) for key, tensor in wanted.items()}
     backbone.load_state_dict(fitting, strict=False)
+
+
+def fetch_weights(
+    url: str,
+    folder: Path | None = None,
+    *,
+    progress: Progress = show_nothing,
+    say: Say = say_on_stderr,
+) -> Path:
+    """Return the file of a URL, downloaded where it is not there yet.
+
+    Args:
+        url: https; http is for this machine alone.
+        folder: where it is kept; None for the cache, where training looks for it.
+        progress: see `suite.download.fetch`.
+        say: likewise.
+
+    Raises:
+        InputError: the file cannot be had, or is another one than its name or the first says.
+        UsageError: the URL is of another kind.
+    """
+    name = _file_name(url)
+    path = (folder or _folder_of(url)) / name
+    stated = re.search(r"-([0-9a-f]{8,64})\.", name)
+    fetch(url, path, digest=stated[1] if stated else None, progress=progress, say=say)
+    return path
 
 
 def _require_stored(path: Path) -> None:
@@ -138,63 +173,16 @@ def _require_fit(weights: dict[str, Tensor], wanted: dict[str, Tensor], path: Pa
             )
 
 
-def _fetch(url: str) -> Path:
-    """Return the cached file of a URL, downloaded where it is not there yet."""
-    path = _cached_path(url)
-    kept = path.with_name(path.name + ".sha256")
-    stated = re.search(r"-([0-9a-f]{8,64})\.", path.name)
-    if path.exists() and (stated or kept.exists()):
-        expected = stated[1] if stated else kept.read_text(encoding="utf-8").strip()
-        _require_digest(path, expected, source=f"{path} (delete it to fetch it again)")
-        return path
-    print(f"fetching {url}", file=sys.stderr)
+def _file_name(url: str) -> str:
     try:
-        with replacing(path) as temporary:
-            _download(url, temporary)
-            if stated:
-                _require_digest(temporary, stated[1], source=url)
-            else:
-                digest = file_sha256(temporary)
-                write_text(kept, digest + "\n")
-                print(f"no digest in its name; kept for the next time: {digest}", file=sys.stderr)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise InputError(
-            f"cannot fetch backbone weights {url} ({error}); "
-            "give a local file: --set detector.backbone_weights=FILE"
-        ) from error
-    return path
-
-
-def _cached_path(url: str) -> Path:
-    """Return where a URL is kept; the same name from two places is two files."""
-    try:
-        parts = urlsplit(url)
-        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        name = Path(urlsplit(url).path).name
     except ValueError as error:
-        raise UsageError(f"backbone weights URL '{url}': {error}") from error
-    if parts.scheme != "https" and not (parts.scheme == "http" and local):
-        raise UsageError(f"backbone weights URL '{url}': only https is fetched")
-    name = Path(parts.path).name
-    if not name:
-        raise UsageError(f"backbone weights URL '{url}': names no file")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return cache / "npu-detection-suite" / "weights" / place / name
+        raise UsageError(f"URL '{url}': {error}") from error
+    if name in ("", ".."):
+        raise UsageError(f"URL '{url}': names no file")
+    return name
 
 
-def _download(url: str, path: Path) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "npu-detection-suite"})  # noqa: S310  (https, see _cached_path)
-    with (
-        urllib.request.urlopen(request, timeout=_NETWORK_TIMEOUT_S) as answer,  # noqa: S310
-        path.open("wb") as file,
-    ):
-        shutil.copyfileobj(answer, file)
-        announced = answer.headers.get("Content-Length")
-        if announced is not None and int(announced) != file.tell():
-            raise OSError(f"the connection ended after {file.tell()} of {announced} bytes")
-
-
-def _require_digest(path: Path, expected: str, *, source: str) -> None:
-    digest = file_sha256(path)
-    if not digest.startswith(expected):
-        raise InputError(f"{source}: its sha256 is {digest}, expected {expected}")
+def _folder_of(url: str) -> Path:
+    """Return where a URL is kept; the same name from two places is two files."""
+    return cache_folder("weights") / hashlib.sha256(url.encode()).hexdigest()[:16]

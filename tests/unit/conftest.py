@@ -1,9 +1,12 @@
-"""One small detector on disk, as a checkpoint and as a graph, for all tests that load a model."""
+"""One small detector on disk, as a checkpoint and as a graph, and a web site on the loopback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import http.server
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -129,3 +132,69 @@ def change_graph(tmp_path: Path) -> Callable[[Path, Callable[[onnx.ModelProto], 
         return path
 
     return write
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """Serves bytes by path, remembers what it was asked for, and fails as it is told to.
+
+    Attributes:
+        tags: path -> ETag; a path without one has none.
+        asked: path and headers of every request.
+        faults: what to do wrong in the next answers, one each: `status`, `headers`, `num_bytes`
+            (of the body, then the end), `ignores` (headers of the request), `hangs_up`.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.pages: dict[str, bytes] = {}
+        self.tags: dict[str, str] = {}
+        self.asked: list[tuple[str, Any]] = []
+        self.faults: list[dict[str, Any]] = []
+
+    def put(self, path: str, content: bytes, *, tag: str = '"1"') -> str:
+        """Serve a page and return its URL."""
+        self.pages[path], self.tags[path] = content, tag
+        return f"http://127.0.0.1:{self.server_port}{path}"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        site, path = self.server, self.path
+        site.asked.append((path, self.headers))
+        fault = site.faults.pop(0) if site.faults else {}
+        if fault.get("hangs_up"):
+            return
+        asked = {k: v for k, v in self.headers.items() if k not in fault.get("ignores", ())}
+        content, tag = site.pages.get(path), site.tags.get(path, "")
+        status, start = (200, 0) if content is not None else (404, 0)
+        if "Range" in asked and asked.get("If-Range", tag) == tag:
+            status, start = 206, int(asked["Range"].removeprefix("bytes=").rstrip("-"))
+        body = (content or b"")[start:]
+        headers = {"Content-Length": str(len(body)), "ETag": tag}
+        if status == 206:
+            end = start + len(body)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{end}"
+        self.send_response(fault.get("status", status))
+        for name, value in (headers | fault.get("headers", {})).items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: fault.get("num_bytes", len(body))])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A web site on the loopback."""
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

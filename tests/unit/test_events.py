@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from suite import events as events_module
+from suite import progress as progress_module
 from suite.errors import Diverged, InputError
-from suite.events import Events, Progress
+from suite.events import Events
+from suite.progress import Progress
 
 
 class Time:
@@ -32,7 +34,8 @@ class Time:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    monkeypatch.setattr(events_module, "time", time)
+    for module in (events_module, progress_module):
+        monkeypatch.setattr(module, "time", time)
     return time
 
 

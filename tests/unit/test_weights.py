@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import pickle
-import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from torch import Tensor
 from models.resnet import ResNet
 from suite.errors import InputError, UsageError
 from suite.files import file_sha256
-from suite.weights import load_backbone_weights, load_plain
+from suite.weights import fetch_weights, load_backbone_weights, load_plain
 
 STRIDES = (1, 2, 1)
 
@@ -149,47 +147,10 @@ def test_compressed_files_are_refused_unread(tmp_path: Path) -> None:
 # URLs
 
 
-class Site(http.server.ThreadingHTTPServer):
-    """Serves bytes by path and remembers what was asked for."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.pages: dict[str, bytes] = {}
-        self.asked: list[str] = []
-        self.missing_bytes = 0
-
-    def url(self, path: str, content: bytes) -> str:
-        self.pages[path] = content
-        return f"http://127.0.0.1:{self.server_port}{path}"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    server: Site
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        content = self.server.pages.get(self.path)
-        self.send_response(404 if content is None else 200)
-        if content is not None:
-            self.send_header("Content-Length", str(len(content) + self.server.missing_bytes))
-        self.end_headers()
-        self.wfile.write(content or b"")
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with Site() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -197,46 +158,67 @@ def content(weights: dict[str, Tensor], tmp_path: Path) -> bytes:
     return save(weights, tmp_path / "published.pth").read_bytes()
 
 
-def cached(tmp_path: Path) -> list[Path]:
-    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+def cached(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.rglob("*") if path.is_file())
 
 
 def test_a_download_is_made_once(
-    site: Site, content: bytes, weights: dict[str, Tensor], tmp_path: Path
+    site: Any, content: bytes, weights: dict[str, Tensor], cache: Path
 ) -> None:
     digest = hashlib.sha256(content).hexdigest()
-    url = site.url(f"/r34-{digest[:8]}.pth", content)
+    url = site.put(f"/r34-{digest[:8]}.pth", content)
     for _ in range(2):
         backbone = build_backbone()
         load_backbone_weights(backbone, url)
         assert torch.equal(backbone.conv1.weight, weights["conv1.weight"])
     assert len(site.asked) == 1
-    (kept,) = cached(tmp_path)
+    (kept,) = cached(cache)
     assert file_sha256(kept) == digest
 
 
-def test_a_name_with_another_digest_is_refused_and_not_kept(
-    site: Site, content: bytes, tmp_path: Path
+def test_a_download_that_breaks_off_goes_on(
+    site: Any, content: bytes, weights: dict[str, Tensor], cache: Path
 ) -> None:
-    url = site.url("/r34-0123abcd.pth", content)
+    url = site.put("/r34.pth", content)
+    site.faults = [{"num_bytes": 1000}]
+    said: list[str] = []
+    shown: list[tuple[int, int]] = []
+    backbone = build_backbone()
+    load_backbone_weights(
+        backbone, url, progress=lambda *state: shown.append(state), say=said.append
+    )
+    assert torch.equal(backbone.conv1.weight, weights["conv1.weight"])
+    assert [headers["Range"] for _, headers in site.asked] == [None, "bytes=1000-"]
+    assert shown[-1] == (len(content), len(content))
+    assert said[:2] == [
+        f"fetching {url}",
+        f"r34.pth: the connection ended after 1000 of {len(content)} bytes; trying again in 1 s",
+    ]
+    assert [path.name for path in cached(cache)] == ["r34.pth", "r34.pth.sha256"]
+
+
+def test_a_name_with_another_digest_is_refused_and_not_kept(
+    site: Any, content: bytes, cache: Path
+) -> None:
+    url = site.put("/r34-0123abcd.pth", content)
     with pytest.raises(InputError, match=f"{url}: its sha256 is [0-9a-f]{{64}}, expected 0123abcd"):
         load_backbone_weights(build_backbone(), url)
-    assert cached(tmp_path) == []
+    assert cached(cache) == []
 
 
 def test_without_a_digest_the_first_download_counts(
-    site: Site, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Any, content: bytes, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = site.url("/r34.pth", content)
+    url = site.put("/r34.pth", content)
     load_backbone_weights(build_backbone(), url)
     digest = hashlib.sha256(content).hexdigest()
     said = capsys.readouterr().err
     assert f"fetching {url}" in said
-    assert f"kept for the next time: {digest}" in said
-    weights_path, digest_path = cached(tmp_path)
+    assert f"kept for the next time: sha256 {digest}" in said
+    weights_path, digest_path = cached(cache)
     assert digest_path.read_text() == digest + "\n"
     weights_path.write_bytes(content[:-1] + b"x")
-    with pytest.raises(InputError, match=r"delete it to fetch it again.*its sha256 is"):
+    with pytest.raises(InputError, match=r"its sha256 is .*delete the file to fetch it again"):
         load_backbone_weights(build_backbone(), url)
     weights_path.unlink()
     load_backbone_weights(build_backbone(), url)
@@ -244,30 +226,38 @@ def test_without_a_digest_the_first_download_counts(
 
 
 def test_one_name_at_two_places_is_two_files(
-    site: Site, content: bytes, weights: dict[str, Tensor], tmp_path: Path
+    site: Any, content: bytes, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
     other = {key: tensor + 1 for key, tensor in weights.items()}
     changed = save(other, tmp_path / "other.pth").read_bytes()
     first, second = build_backbone(), build_backbone()
-    load_backbone_weights(first, site.url("/a/r34.pth", content))
-    load_backbone_weights(second, site.url("/b/r34.pth", changed))
+    load_backbone_weights(first, site.put("/a/r34.pth", content))
+    load_backbone_weights(second, site.put("/b/r34.pth", changed))
     assert torch.equal(first.conv1.weight + 1, second.conv1.weight)
 
 
-def test_a_download_that_breaks_off_is_not_kept(site: Site, content: bytes, tmp_path: Path) -> None:
-    site.missing_bytes = 7
-    url = site.url("/r34.pth", content)
-    announced = f"{len(content)} of {len(content) + 7} bytes"
-    with pytest.raises(InputError, match=f"cannot fetch .*{announced}.*give a local file"):
-        load_backbone_weights(build_backbone(), url)
-    assert cached(tmp_path) == []
-
-
-def test_a_url_that_leads_nowhere_names_the_remedy(site: Site) -> None:
-    site.url("/other.pth", b"")
-    for url in (f"http://127.0.0.1:{site.server_port}/absent.pth", "http://127.0.0.1:1/w.pth"):
+def test_a_url_that_leads_nowhere_names_the_remedies(
+    site: Any, content: bytes, weights: dict[str, Tensor], cache: Path
+) -> None:
+    absent = site.put("/r34.pth", b"").replace("r34", "absent")
+    for url in (absent, "http://127.0.0.1:1/w.pth"):
         with pytest.raises(InputError, match=r"cannot fetch.*--set detector\.backbone_weights=F"):
             load_backbone_weights(build_backbone(), url)
+    assert cached(cache) == []
+    with pytest.raises(InputError) as refused:
+        fetch_weights(absent)
+    place = Path(str(refused.value).rpartition("place a copy of the file at ")[2])
+    place.write_bytes(content)
+    backbone = build_backbone()
+    load_backbone_weights(backbone, absent)
+    assert torch.equal(backbone.conv1.weight, weights["conv1.weight"])
+
+
+def test_weights_can_be_kept_elsewhere(site: Any, tmp_path: Path, cache: Path) -> None:
+    url = site.put("/r34.pth", b"weights")
+    path = fetch_weights(url, tmp_path / "mine")
+    assert (path, path.read_bytes()) == (tmp_path / "mine" / "r34.pth", b"weights")
+    assert cached(cache) == []
 
 
 @pytest.mark.parametrize(
@@ -277,6 +267,7 @@ def test_a_url_that_leads_nowhere_names_the_remedy(site: Site) -> None:
         ("ftp://127.0.0.1/r34.pth", "only https is fetched"),
         ("file:///etc/passwd", "only https is fetched"),
         ("https://example.org/", "names no file"),
+        ("https://example.org/a/..", "names no file"),
         ("https://[::1/r34.pth", "Invalid IPv6 URL"),
     ],
 )

@@ -1,0 +1,57 @@
+"""Keeping two processes from writing the same files at the same time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextmanager
+def alone(lock: Path, *, say: Callable[[str], None]) -> Iterator[None]:
+    """Run the block while no other process is in a block of the same lock file; wait for them.
+
+    The lock ends with its process, however that ends; the file goes with the block.
+
+    Args:
+        lock: a name of its own, in a folder that exists.
+        say: called with one sentence where this process has to wait.
+
+    Raises:
+        OSError: the place cannot be written, or its file system has no locks.
+    """
+    if sys.platform == "win32":  # which has no such locks
+        yield
+        return
+    file = _lock(lock, say=say)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # while it is locked, so that nobody locks a nameless file
+        file.close()
+
+
+def _lock(path: Path, *, say: Callable[[str], None]) -> IO[bytes]:
+    while True:
+        file = path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process, which has {path}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_named(file, path):
+            return file
+        file.close()  # its last owner has deleted it
+
+
+def _is_named(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
