@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import (  # type: ignore[import-untyped]  # ships no types
-    DecodeError,
-    Message,
-)
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from suite.errors import InputError

@@ -12,13 +12,13 @@ def _build_images_rules(split: str) -> tuple[Rule, Rule]:
     return (
         Rule(
             keys,
-            lambda images, form: form != "coco" or images is not None,
-            f"format coco needs data.{split}.images, the folder of the images",
+            lambda images, form: form not in ("coco", "yolo") or images is not None,
+            f"format {{1}} needs data.{split}.images, the folder of the images",
         ),
         Rule(
             keys,
-            lambda images, form: form != "voc" or images is None,
-            f"format voc has all images in JPEGImages; leave data.{split}.images out",
+            lambda images, form: form not in ("voc", "tfrecord") or images is None,
+            f"format {{1}} knows its images itself; leave data.{split}.images out",
         ),
     )
 
@@ -26,6 +26,16 @@ def _build_images_rules(split: str) -> tuple[Rule, Rule]:
 RULES = (
     *_build_images_rules("train"),
     *_build_images_rules("val"),
+    Rule(
+        ("data.train.ground_truth",),
+        lambda path: path is None,
+        "only val is judged; leave data.train.ground_truth out",
+    ),
+    Rule(
+        ("data.label_map", "data.format"),
+        lambda label_map, form: label_map is None or form != "coco",
+        "a COCO file names its classes itself; leave data.label_map out",
+    ),
     Rule(
         ("global_batch", "devices"),
         lambda batch, devices: batch % devices == 0,

@@ -11,14 +11,8 @@ import yaml
 from suite import schedule
 from suite.errors import SuiteError, UsageError
 from suite.files import write_text
-from suite.recipe import (
-    NAME_LIMIT,
-    Recipe,
-    find_recipe,
-    list_shipped_recipes,
-    load_recipe,
-    recipe_to_dict,
-)
+from suite.recipe import Recipe, find_recipe, list_shipped_recipes, load_recipe, recipe_to_dict
+from suite.recipe_sections import NAME_LIMIT
 from suite.strict_nodes import compose_nodes
 from suite.strict_yaml import encode_yaml
 

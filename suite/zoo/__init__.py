@@ -16,14 +16,8 @@ from torch import Tensor
 from suite.checkpoint import build_recipe_detector, write_checkpoint
 from suite.errors import SuiteError, UsageError
 from suite.files import replacing
-from suite.recipe import (
-    NAME_LIMIT,
-    Recipe,
-    RetinaNetVariant,
-    load_recipe,
-    recipe_from_dict,
-    recipe_to_dict,
-)
+from suite.recipe import Recipe, load_recipe, recipe_from_dict, recipe_to_dict
+from suite.recipe_sections import NAME_LIMIT, RetinaNetVariant
 from suite.zoo.mlperf_ssd import plan_mlperf_ssd
 from suite.zoo.mmdet import plan_mmdet
 from suite.zoo.plan import BackbonePlan, DetectorPlan, Options, Plan

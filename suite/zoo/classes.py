@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from suite.data.coco import load_coco
+from suite.data.formats.coco import read_coco
 from suite.errors import InputError
 from suite.zoo.coco_classes import COCO_CLASSES
 
@@ -73,8 +73,7 @@ def resolve_classes(
 def _read_table(annotations: Path | None) -> dict[int, str]:
     if annotations is None:
         return COCO_CLASSES
-    dataset = load_coco(annotations, annotations.parent)
-    return dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+    return dict(read_coco(annotations, annotations.parent).category_names)
 
 
 def _locate_names(named: Sequence[str], table: dict[int, str]) -> list[int] | None:

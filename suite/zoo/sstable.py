@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from suite.zoo.crc32c import crc32c, unmask
+from suite.crc32c import crc32c, unmask
 
 _FOOTER_BYTES: Final = 48
 _MAGIC: Final = 0xDB4775248B80FB57

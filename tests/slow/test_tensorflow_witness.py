@@ -15,18 +15,14 @@ from suite.weights import load_backbone_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("tensorflow-cpu==2.21.0", "tf-keras==2.21.0")  # they wrote the stored files
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of checkpoints that a freshly installed TensorFlow wrote."""
-    home = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", home], check=True)
-    subprocess.run([home / "bin" / "pip", "install", "--quiet", *PACKAGES], check=True, timeout=900)
+def written(tensorflow_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of checkpoints that TensorFlow wrote."""
     folder = tmp_path_factory.mktemp("checkpoints")
     script = REPOSITORY / "tests" / "witnesses" / "tensorflow_checkpoint.py"
-    command = [home / "bin" / "python", script, folder, "--published"]
+    command = [tensorflow_python, script, folder, "--published"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder

@@ -13,16 +13,7 @@ from hypothesis import strategies as st
 from suite.errors import SuiteError, UsageError
 from suite.recipe import (
     RULES,
-    Augment,
-    Data,
-    Detector,
-    Optimizer,
-    Postprocess,
     Recipe,
-    Resize,
-    RetinaNetVariant,
-    Schedule,
-    Split,
     differing_keys,
     find_recipe,
     list_shipped_recipes,
@@ -32,6 +23,17 @@ from suite.recipe import (
     recipe_from_dict,
     recipe_to_dict,
     write_recipe,
+)
+from suite.recipe_sections import (
+    Augment,
+    Data,
+    Detector,
+    Optimizer,
+    Postprocess,
+    Resize,
+    RetinaNetVariant,
+    Schedule,
+    Split,
 )
 from suite.strict_yaml import encode_yaml, read_yaml
 
@@ -54,7 +56,7 @@ BATCH = BASE.global_batch
         ("resize.long_side", "16385"),
         ("data.name", ""),
         ("data.name", " COCO2017"),
-        ("data.format", "yolo"),
+        ("data.format", "kitti"),
         ("data.workers", "-1"),
         ("data.use_crowd", "yes"),
         ("augment.crop", "some"),

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from suite.errors import UsageError
-from suite.recipe import (
-    RetinaNetVariant,
-    list_shipped_recipes,
-    load_recipe,
-    recipe_from_dict,
-    recipe_to_dict,
-)
+from suite.recipe import list_shipped_recipes, load_recipe, recipe_from_dict, recipe_to_dict
+from suite.recipe_sections import RetinaNetVariant
 from suite.strict_yaml import encode_yaml
 
 BASE = load_recipe("ssd_r34_bccd")
@@ -72,7 +67,7 @@ def test_milestones_are_lists_of_epochs(key: str) -> None:
         (
             "data.train.images",
             "photos",
-            "format voc has all images in JPEGImages; leave data.train.images out",
+            "format voc knows its images itself; leave data.train.images out",
         ),
     ],
 )

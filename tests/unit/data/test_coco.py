@@ -14,9 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from suite.data.coco import load_coco
+from suite.data.assembly import load_dataset
+from suite.data.formats import Location
 from suite.data.repair import RULES, repair_boxes
+from suite.data.sample import Dataset
 from suite.errors import InputError
+
+
+def load_coco(annotations: Path, images: Path) -> Dataset:
+    return load_dataset(Location(format="coco", annotations=annotations, images=images))
+
 
 GOOD: dict[str, Any] = {
     "images": [
@@ -70,7 +77,11 @@ def test_labels_boxes_and_ids(folder: Path) -> None:
     assert dataset.category_ids == (1, 18)
     assert dataset.class_names == ("person", "dog")
     first, second = dataset.samples
-    assert (first.image_id, first.path, first.image_hw) == (9, folder / "images/b.jpg", (48, 64))
+    assert (first.image_id, first.image.path, first.image_hw) == (
+        9,
+        folder / "images/b.jpg",
+        (48, 64),
+    )
     assert first.boxes_xyxy.dtype == np.float32
     assert first.boxes_xyxy.tolist() == [[1.5, 2, 11.5, 22], [60, 40, 64, 48]]
     assert first.labels.tolist() == [1, 0]
@@ -96,7 +107,7 @@ def test_ground_truth_keeps_the_files_numbers_and_fills_gaps(folder: Path) -> No
     assert filled["bbox"] == [60, 40, 10, 10], "not clipped: the referee sees the original box"
     assert filled["area"] == 100
     assert [image["id"] for image in coco["images"]] == [9, 4]
-    assert [category["id"] for category in coco["categories"]] == [18, 1]
+    assert [category["id"] for category in coco["categories"]] == [1, 18]
 
 
 @pytest.mark.parametrize("identifier", [0, None])
@@ -153,21 +164,22 @@ def test_each_dropping_rule_is_counted(folder: Path) -> None:
         ({**GOOD, "images": []}, "'images' is empty"),
         ({**GOOD, "categories": []}, "'categories' is empty"),
         ({**GOOD, "annotations": [3]}, "'annotations' must be a list of objects"),
-        (changed(images__1__id=9), "id 9 stands 2 times in 'images'"),
+        (changed(images__1__id=9), "image 9: its id stands 2 times or more in 'images'"),
         (changed(images__1__id="4"), r"images\[1\]: id must be an integer, got '4'"),
         (changed(images__0__width=0), "image 9: width must be an integer from 1"),
         (changed(images__0__height=48.0), "image 9: height .* got 48.0"),
         (changed(images__0__file_name=None), "image 9: file_name must be a string"),
-        (changed(categories__0__id=1), "id 1 stands 2 times in 'categories'"),
+        (changed(categories__0__id=1), "id 1 stands 2 times or more in 'categories'"),
         (changed(categories__1__name=7), "category 1: name must be a string, got 7"),
-        (changed(annotations__1__id=70), "annotation id 70 stands 2 times"),
+        (changed(annotations__1__id=70), "annotation 70: its id stands 2 times or more"),
         (changed(annotations__1__image_id=5), "annotation 71: image_id 5 is the id of none"),
         (changed(annotations__1__category_id=[]), r"annotation 71: category_id \[\] is the id"),
         (changed(annotations__1__bbox=[1, 2, 3]), "annotation 71: bbox must be four numbers"),
         (changed(annotations__1__bbox=[1, 2, 3, "4"]), "annotation 71: bbox must be four numbers"),
         (changed(annotations__1__bbox=[1, 2, 3, 10**400]), "annotation 71: bbox must be four"),
         (changed(annotations__1__bbox=[1, 2, 3, True]), "annotation 71: bbox must be four"),
-        (changed(annotations__0__area=None), "annotation 70: area must be a number, got None"),
+        (changed(annotations__0__area=None), "annotation 70: area must be a finite .* None"),
+        (changed(annotations__0__area=float("nan")), "annotation 70: area .* got nan"),
         (changed(annotations__0__iscrowd=2), "annotation 70: iscrowd must be 0 or 1, got 2"),
     ],
 )
@@ -199,9 +211,9 @@ def test_missing_file_and_folder_say_the_remedy(folder: Path) -> None:
 
 def test_size_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(folder, GOOD)
-    monkeypatch.setattr("suite.data.coco.MAX_ANNOTATION_BYTES", path.stat().st_size)
+    monkeypatch.setattr("suite.data.formats.coco.MAX_ANNOTATION_BYTES", path.stat().st_size)
     load_coco(path, folder / "images")
-    monkeypatch.setattr("suite.data.coco.MAX_ANNOTATION_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr("suite.data.formats.coco.MAX_ANNOTATION_BYTES", path.stat().st_size - 1)
     with pytest.raises(InputError, match="larger than"):
         load_coco(path, folder / "images")
 
@@ -244,7 +256,7 @@ def test_links_that_leave_the_folder_are_refused(folder: Path) -> None:
 def test_the_folder_itself_may_be_a_link(folder: Path) -> None:
     (folder / "link").symlink_to(folder / "images")
     dataset = load_coco(write(folder, GOOD), folder / "link")
-    assert dataset.samples[0].path == folder / "link" / "b.jpg"
+    assert dataset.samples[0].image.path == folder / "link" / "b.jpg"
 
 
 NUMBERS = st.floats(width=64) | st.floats(-20, 120) | st.integers(-20, 120).map(float)
@@ -299,4 +311,4 @@ def test_real_photos(shared: Path) -> None:
     assert sum(sample.crowd.sum() for sample in dataset.samples) == 25
     assert (dataset.category_ids[0], dataset.category_ids[-1]) == (1, 90)
     assert len(dataset.class_names) == 80
-    assert all(sample.path.is_file() for sample in dataset.samples)
+    assert all(sample.image.path.is_file() for sample in dataset.samples)

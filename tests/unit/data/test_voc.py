@@ -7,8 +7,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from suite.data.voc import load_voc
+from suite.data.assembly import build_dataset, load_dataset
+from suite.data.formats import Location
+from suite.data.formats.annotated import Problem
+from suite.data.formats.voc import read_voc, require_plain_name
+from suite.data.sample import Dataset
 from suite.errors import InputError
+
+
+def load_voc(root: Path, *, image_set: str) -> Dataset:
+    path = root / "ImageSets" / "Main" / f"{image_set}.txt"
+    return load_dataset(Location(format="voc", annotations=path))
+
+
+def load_voc_named(root: Path, *, image_set: str, names: dict[int, str]) -> Dataset:
+    path = root / "ImageSets" / "Main" / f"{image_set}.txt"
+    return build_dataset(read_voc(path, root / "JPEGImages", category_names=names))
 
 
 def object_xml(name: str, box: str = "1 1 10 10", difficult: str = "0") -> str:
@@ -58,7 +72,7 @@ def test_pixels_are_one_based_and_inclusive(root: Path) -> None:
     empty, full = dataset.samples
     assert full.boxes_xyxy.tolist() == [[7, 11, 30, 40], [0, 0, 10, 10]]
     assert full.image_hw == (48, 64)
-    assert full.path == root / "JPEGImages" / "b.jpg"
+    assert full.image.path == root / "JPEGImages" / "b.jpg"
     assert empty.boxes_xyxy.shape == (0, 4)
     assert [sample.image_id for sample in dataset.samples] == [1, 2]
 
@@ -72,10 +86,11 @@ def test_classes_come_from_all_files_so_that_splits_agree(root: Path) -> None:
 
 
 def test_given_classes_fix_the_labels_and_refuse_others(root: Path) -> None:
-    dataset = load_voc(root, image_set="train", class_names=("dog", "cat"))
+    dataset = load_voc_named(root, image_set="train", names={3: "dog", 7: "cat"})
     assert dataset.samples[1].labels.tolist() == [0, 1]
+    assert dataset.category_ids == (3, 7)
     with pytest.raises(InputError, match=r"c\.xml: class 'ant' is unknown; known are dog, cat"):
-        load_voc(root, image_set="val", class_names=("dog", "cat"))
+        load_voc_named(root, image_set="val", names={3: "dog", 7: "cat"})
 
 
 def test_ground_truth_is_coco_with_difficult_as_crowd(root: Path) -> None:
@@ -117,14 +132,14 @@ def test_extensions_of_the_images(root: Path, suffix: str) -> None:
     put(root, "d", annotation_xml(object_xml("ant")), suffix=suffix)
     put_list(root, "extra", "d")
     sample = load_voc(root, image_set="extra").samples[0]
-    assert sample.path == root / "JPEGImages" / f"d{suffix}"
+    assert sample.image.path == root / "JPEGImages" / f"d{suffix}"
 
 
 def test_filename_of_the_xml_is_the_last_resort_and_stays_inside(root: Path) -> None:
     put(root, "d", annotation_xml(filename="other.bmp"))
     (root / "JPEGImages" / "d.jpg").rename(root / "JPEGImages" / "other.bmp")
     put_list(root, "extra", "d")
-    assert load_voc(root, image_set="extra").samples[0].path.name == "other.bmp"
+    assert load_voc(root, image_set="extra").samples[0].image.path.name == "other.bmp"
 
     put(root, "d", annotation_xml(filename="../../secret.jpg"))
     (root / "JPEGImages" / "d.jpg").unlink()
@@ -134,7 +149,7 @@ def test_filename_of_the_xml_is_the_last_resort_and_stays_inside(root: Path) -> 
 
 def test_a_missing_image_is_left_to_the_reader(root: Path) -> None:
     (root / "JPEGImages" / "c.jpg").unlink()
-    assert load_voc(root, image_set="val").samples[0].path == root / "JPEGImages" / "c.jpg"
+    assert load_voc(root, image_set="val").samples[0].image.path == root / "JPEGImages" / "c.jpg"
 
 
 @pytest.mark.parametrize(
@@ -188,8 +203,9 @@ def test_deep_nesting_does_not_exhaust_the_stack(root: Path) -> None:
 
 
 def test_size_limit_of_xml(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("suite.data.voc.MAX_XML_BYTES", 100)
-    with pytest.raises(InputError, match=r"\.xml: larger than 100 bytes"):
+    put(root, "c", annotation_xml(object_xml("ant")) + " " * 2000)
+    monkeypatch.setattr("suite.data.formats.voc.MAX_XML_BYTES", 2000)
+    with pytest.raises(InputError, match=r"c\.xml: larger than 2000 bytes"):
         load_voc(root, image_set="val")
 
 
@@ -197,7 +213,7 @@ def test_size_limit_of_xml(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("content", "message"),
     [
         ("", "lists no image"),
-        ("a\nb\na\n", "'a' is listed twice"),
+        ("a\nb\na\n", "'a' is listed 2 times; list every image once"),
         ("../a\n", "must be a plain name"),
         ("zebra\n", r"zebra\.xml: no such file; add it"),
     ],
@@ -208,10 +224,38 @@ def test_wrong_image_sets(root: Path, content: str, message: str) -> None:
         load_voc(root, image_set="train")
 
 
-@pytest.mark.parametrize("name", ["../train", "/train", "", "..", "sub/train"])
-def test_image_set_must_be_a_plain_name(root: Path, name: str) -> None:
-    with pytest.raises(InputError, match="must be a plain name"):
-        load_voc(root, image_set=name)
+def test_a_collecting_report_hears_of_everything_and_the_rest_is_read(root: Path) -> None:
+    put(root, "a", "<annotation>")
+    put(root, "c", annotation_xml(object_xml("ant"), object_xml("ant", "1 1 ten 10")))
+    put(root, "d", annotation_xml(object_xml("yak")))
+    put_list(root, "train", "b\na\nb\nc\nzebra\nd\n")
+    problems: list[Problem] = []
+    annotated = read_voc(
+        root / "ImageSets" / "Main" / "train.txt",
+        root / "JPEGImages",
+        category_names={1: "ant", 2: "cat", 3: "dog"},
+        report=problems.append,
+    )
+    images = list(annotated.images())
+    assert [(image.file_name, len(image.boxes)) for image in images] == [
+        ("b.jpg", 2),
+        ("c.jpg", 1),
+        ("d.jpg", 0),
+    ]
+    assert [(problem.rule, Path(problem.file).name) for problem in problems] == [
+        ("duplicate_image", "train.txt"),
+        ("invalid_annotation", "a.xml"),
+        ("invalid_box", "c.xml"),
+        ("unknown_category", "d.xml"),
+        ("missing_annotation", "zebra.xml"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["../train", "/train", "", "..", "sub/train", "a\\b", "a\0"])
+def test_image_set_must_be_a_plain_name(name: str) -> None:
+    require_plain_name("train", "image set")
+    with pytest.raises(InputError, match="image set must be a plain name"):
+        require_plain_name(name, "image set")
 
 
 def test_missing_image_set(root: Path) -> None:
@@ -222,7 +266,7 @@ def test_missing_image_set(root: Path) -> None:
 def test_digest_follows_boxes_list_and_classes(root: Path) -> None:
     before = load_voc(root, image_set="val")
     assert load_voc(root, image_set="val").digest == before.digest
-    other_classes = load_voc(root, image_set="val", class_names=("ant",))
+    other_classes = load_voc_named(root, image_set="val", names={1: "ant"})
     put(root, "c", annotation_xml(object_xml("ant", "1 1 10 11")))
     after = load_voc(root, image_set="val")
     assert len({before.digest, other_classes.digest, after.digest}) == 3
@@ -235,6 +279,6 @@ def test_real_blood_cells(shared: Path) -> None:
     assert train.class_names == ("Platelets", "RBC", "WBC")
     assert len(train.coco["annotations"]) + len(val.coco["annotations"]) == 3943
     first = val.samples[0]
-    assert first.path.name == "BloodImage_00000.jpg"
+    assert first.image.path.name == "BloodImage_00000.jpg"
     assert first.boxes_xyxy[0].tolist() == [259, 176, 491, 376]
-    assert all(sample.path.is_file() for sample in train.samples + val.samples)
+    assert all(sample.image.path.is_file() for sample in train.samples + val.samples)

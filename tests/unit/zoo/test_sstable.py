@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from suite.zoo.crc32c import crc32c
+from suite.crc32c import crc32c
 from suite.zoo.sstable import read_table, read_varint
 
 Row = tuple[bytes, bytes]

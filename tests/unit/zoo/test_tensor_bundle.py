@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from suite.crc32c import crc32c
 from suite.errors import InputError
-from suite.zoo.crc32c import crc32c
 from suite.zoo.tensor_bundle import TensorBundle, open_bundle
 
 FILES = ("types", "shards", "objects", "slices", "imagenet", "detector")

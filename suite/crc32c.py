@@ -1,20 +1,25 @@
-"""CRC-32C, the checksum in TensorFlow's files, fast enough for whole checkpoints without C code.
+"""CRC-32C, the checksum in TensorFlow's files, with C code (google_crc32c, optional) or without.
 
-A CRC is linear: the checksum of a message is the exclusive or of those of its parts, each moved on
-by the zeros that follow it. So the message is cut into lanes that numpy walks side by side, and the
-lanes are joined pair by pair.
+The way without is fast enough for whole checkpoints. A CRC is linear: the checksum of a message is
+the exclusive or of those of its parts, each moved on by the zeros that follow it. So the message is
+cut into lanes that numpy walks side by side, and the lanes are joined pair by pair.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+INSTALLED: Final = importlib.util.find_spec("google_crc32c") is not None
+if INSTALLED:
+    import google_crc32c
+
 _POLYNOMIAL: Final = 0x82F63B78  # Castagnoli's, lowest power first
 _ONES: Final = 0xFFFFFFFF
-_LANE_BYTES: Final = 1024  # a power of two, see `_move_over`
+_LANE_BYTES: Final = 128  # a power of two, see `_move_over`
 _MASK_DELTA: Final = 0xA282EAD8
 
 Words = NDArray[np.uint32]
@@ -22,6 +27,13 @@ Words = NDArray[np.uint32]
 
 def crc32c(content: bytes | bytearray) -> int:
     """Return the CRC-32C of some bytes."""
+    if INSTALLED:
+        return int(google_crc32c.value(bytes(content)))
+    return compute_crc32c(content)
+
+
+def compute_crc32c(content: bytes | bytearray) -> int:
+    """Return the CRC-32C of some bytes, without the package."""
     message = np.frombuffer(content, np.uint8)
     if len(message) < _LANE_BYTES:
         return _walk_bytes(content)
@@ -32,6 +44,11 @@ def crc32c(content: bytes | bytearray) -> int:
     padded[start : start + 4] ^= 0xFF  # the same as starting with a register of ones
     columns = np.ascontiguousarray(padded.reshape(num_lanes, _LANE_BYTES).T)
     return _join_lanes(_walk_columns(columns)) ^ _ONES
+
+
+def mask(checksum: int) -> int:
+    """Return what LevelDB and TensorFlow store for a CRC; the inverse of `unmask`."""
+    return (((checksum >> 15) | (checksum << 17)) + _MASK_DELTA) & _ONES
 
 
 def unmask(stored: int) -> int:

@@ -31,13 +31,24 @@ def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
     if not path.is_file():
         raise InputError(f"{path}: no such file; {remedy}")
     try:
+        # By its size: asked for as much as the limit, Python first makes room for that.
+        expected = min(path.stat().st_size, limit)
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            content = file.read(expected + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if len(content) > limit:
         raise InputError(f"{path}: larger than {limit} bytes, the most we read of such a file")
     return content
+
+
+class UnsafeName(InputError):
+    """A name that leads out of its folder or cannot be a file name."""
+
+    def __init__(self, source: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{source}: {reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
 
 
 class ContainedFolder:
@@ -58,19 +69,20 @@ class ContainedFolder:
             source: where the name stands, for the message.
 
         Raises:
-            InputError: it leads out of the folder or cannot be a file name.
+            UnsafeName: it leads out of the folder or cannot be a file name.
         """
         reason = _refusal(name)
         if reason:
-            raise InputError(
-                f"{source}: file name {name!r} {reason}; names must stay inside {self.root}"
+            raise UnsafeName(
+                source, f"file name {name!r} {reason}", f"names must stay inside {self.root}"
             )
         parent, _, base = name.rpartition("/")
         path = self.root / name
         if base in self._linked_names(parent, source=source) and not self._contains(path):
-            raise InputError(
-                f"{source}: file name {name!r} is a link that leads out of {self.root}; "
-                "put the file itself there"
+            raise UnsafeName(
+                source,
+                f"file name {name!r} is a link that leads out of {self.root}",
+                "put the file itself there",
             )
         return path
 
@@ -78,9 +90,10 @@ class ContainedFolder:
         if parent not in self._links:
             folder = self.root / parent
             if not self._contains(folder):
-                raise InputError(
-                    f"{source}: folder {parent!r} is a link that leads out of {self.root}; "
-                    "put the folder itself there"
+                raise UnsafeName(
+                    source,
+                    f"folder {parent!r} is a link that leads out of {self.root}",
+                    "put the folder itself there",
                 )
             self._links[parent] = _links_in(folder)
         return self._links[parent]
