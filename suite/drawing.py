@@ -35,17 +35,18 @@ _Colour = tuple[int, int, int]
 def draw_detections(
     image: NDArray[np.uint8],
     boxes_xyxy: ArrayLike,
-    scores: ArrayLike,
+    scores: ArrayLike | None,
     labels: ArrayLike,
     class_names: Sequence[str],
 ) -> Image.Image:
     """Return a copy of the image with a box and a tag "name 0.87" for every detection.
 
-    Better detections lie on top. Boxes are cut off at the border, tags are moved inside it.
+    Better detections lie on top, without scores the smaller boxes. Boxes are cut off at the border,
+    tags are moved inside it.
 
     Args:
         boxes_xyxy: [D,4], pixels of `image`; boxes without a visible part are left out.
-        scores: [D].
+        scores: [D]; None: ground truth, whose tags say the name only.
         labels: [D], positions in `class_names`; a label has the same colour in every image.
     """
     height, width = image.shape[:2]
@@ -55,7 +56,7 @@ def draw_detections(
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4) * scale
     marks = _marks_best_first(
         np.clip(boxes, 0, [*layer.size, *layer.size]),
-        np.asarray(scores, dtype=np.float64),
+        None if scores is None else np.asarray(scores, dtype=np.float64),
         [
             (class_names[int(label)], PALETTE[int(label) % len(PALETTE)])
             for label in np.asarray(labels)
@@ -101,14 +102,18 @@ class _Mark:
 
 
 def _marks_best_first(
-    boxes: NDArray[np.float64], scores: NDArray[np.float64], styles: list[tuple[str, _Colour]]
+    boxes: NDArray[np.float64],
+    scores: NDArray[np.float64] | None,
+    styles: list[tuple[str, _Colour]],
 ) -> list[_Mark]:
     marks = []
-    for index in np.argsort(-scores, kind="stable"):
+    ranks = -np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) if scores is None else scores
+    for index in np.argsort(-ranks, kind="stable"):
         x0, y0, x1, y1 = boxes[index].tolist()
         if x0 < x1 and y0 < y1:
             name, colour = styles[index]
-            marks.append(_Mark((x0, y0, x1, y1), f"{name} {scores[index]:.2f}", colour))
+            text = name if scores is None else f"{name} {scores[index]:.2f}"
+            marks.append(_Mark((x0, y0, x1, y1), text, colour))
     return marks
 
 

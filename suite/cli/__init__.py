@@ -7,14 +7,17 @@ stdout carries results, stderr logs and progress. Exit codes: 0 done, 1 failure,
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
 from suite import __version__
-from suite.cli import model_verbs, project_verbs, weights_verbs
+from suite.cli import data_verbs, model_verbs, project_verbs, weights_verbs
 from suite.errors import SuiteError
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
@@ -29,7 +32,8 @@ _EPILOG = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     try:
-        cli.main(arguments, prog_name="suite", standalone_mode=False)
+        with _ending_at_sigterm():
+            cli.main(arguments, prog_name="suite", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -49,6 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
+@contextmanager
+def _ending_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the process as an exception does: temporary files go on the way out.
+
+    Training has its own handler, which saves first.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        sys.exit(143)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="suite")
 def cli() -> None:
@@ -58,5 +79,5 @@ def cli() -> None:
     """
 
 
-for verb in (*model_verbs.VERBS, *project_verbs.VERBS, *weights_verbs.VERBS):
+for verb in (*model_verbs.VERBS, *data_verbs.VERBS, *project_verbs.VERBS, *weights_verbs.VERBS):
     cli.add_command(verb)

@@ -1,4 +1,4 @@
-"""The verbs around data, recipes, reports and the machine."""
+"""The verbs around recipes, reports and the machine."""
 
 from __future__ import annotations
 
@@ -9,62 +9,9 @@ from typing import Any, Literal
 
 import click
 
-from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, progress_of, recipe_flags
-from suite.errors import CheckFailed
+from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, recipe_flags
 
 _PROGRAM = "suite"
-
-
-@click.group()
-def data() -> None:
-    """Make and check data sets."""
-
-
-@data.command("synth")
-@click.argument("folder", type=FILE)
-@click.option("--train", "num_train", type=click.IntRange(min=1), default=1200, show_default=True)
-@click.option("--val", "num_val", type=click.IntRange(min=1), default=200, show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def data_synth(folder: Path, num_train: int, num_val: int, seed: int) -> None:
-    """Write a generated COCO-format set to FOLDER: the same seed gives the same bytes."""
-    from suite.data.synthetic import write_synthetic
-
-    with progress_of(num_train + num_val, "generate") as update:
-        write_synthetic(folder, num_train=num_train, num_val=num_val, seed=seed, progress=update)
-    click.echo(str(folder))
-
-
-@data.command("check")
-@click.argument("recipe")
-@recipe_flags
-@click.option("--no-decode", is_flag=True, help="Look at annotations and file names only.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
-def data_check(recipe: str, no_decode: bool, as_json: bool, **where: Any) -> None:
-    """Check both splits of RECIPE's data; exit 3 when something is an error."""
-    from suite.data import load_split
-    from suite.data.check import (
-        check_class_count,
-        check_crowd,
-        check_dataset,
-        check_splits,
-        format_findings,
-    )
-
-    loaded, _ = load_recipe_with(recipe, **where)
-    section = loaded.data
-    train, val = load_split(section, "train"), load_split(section, "val")
-    findings = check_class_count(train, loaded.detector.num_classes) + check_splits(train, val)
-    findings += check_crowd(train, use_crowd=section.use_crowd)
-    for label, split in (("train", train), ("val", val)):
-        with progress_of(len(split.samples), label) as update:
-            findings += check_dataset(split, decode=not no_decode, progress=update)
-    if as_json:
-        print_json("suite.data-check/1", findings=[asdict(finding) for finding in findings])
-    else:
-        click.echo(format_findings(findings))
-    num_errors = sum(finding.severity == "error" for finding in findings)
-    if num_errors:
-        raise CheckFailed(f"{section.root}: {num_errors} errors in the data")
 
 
 @click.group()
@@ -234,4 +181,4 @@ def completion(shell: str) -> None:
     click.echo(script(root, {}, _PROGRAM, "_SUITE_COMPLETE").source())
 
 
-VERBS = (data, recipes, report, doctor, demo, completion)
+VERBS = (recipes, report, doctor, demo, completion)

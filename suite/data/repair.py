@@ -51,9 +51,7 @@ def repair_boxes(boxes_xyxy: NDArray[np.float64], image_hw: ArrayLike) -> Repair
         boxes_xyxy: float64 [M,4], as the annotation file states them.
         image_hw: [2] for boxes of one image, or [M,2] with the image size of each box.
     """
-    height, width = np.moveaxis(np.asarray(image_hw, np.float64), -1, 0)
-    limits = np.stack(np.broadcast_arrays(width, height, width, height), axis=-1)
-    clipped = np.clip(boxes_xyxy, 0.0, limits)
+    clipped = clip_boxes(boxes_xyxy, image_hw)
     rounded = clipped.astype(np.float32)
 
     not_finite = ~np.all(np.isfinite(boxes_xyxy), axis=1)
@@ -64,6 +62,13 @@ def repair_boxes(boxes_xyxy: NDArray[np.float64], image_hw: ArrayLike) -> Repair
     changed = keep & np.any(np.abs(clipped - boxes_xyxy) > _ROUNDING, axis=1)
     masks = dict(zip(RULES, (not_finite, degenerate, outside, changed), strict=True))
     return Repaired(rounded[keep], keep, masks)
+
+
+def clip_boxes(boxes_xyxy: NDArray[np.float64], image_hw: ArrayLike) -> NDArray[np.float64]:
+    """Cut boxes [M,4] at the edges of their images; `image_hw` as in `repair_boxes`."""
+    height, width = np.moveaxis(np.asarray(image_hw, np.float64), -1, 0)
+    limits = np.stack(np.broadcast_arrays(width, height, width, height), axis=-1)
+    return np.clip(boxes_xyxy, 0.0, limits)
 
 
 def _is_empty(boxes_xyxy: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from suite.data.loading import EvaluationSet, iterate_evaluation
 from suite.data.sample import Dataset
+from suite.data.workers import Workers
 from suite.evaluation.coco import Evaluation, detections_to_results, evaluate_coco
 from suite.runtime import Detect
 from suite.sizing import Sizing
@@ -19,7 +20,7 @@ def detect_dataset(
     *,
     sizing: Sizing,
     batch_size: int,
-    workers: int,
+    workers: Workers,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run a detector over every image and return COCO results with the data set's own ids.
@@ -48,7 +49,7 @@ def evaluate(
     *,
     sizing: Sizing,
     batch_size: int,
-    workers: int,
+    workers: Workers,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
     """Detect on every image of a data set and let pycocotools judge; also return the results."""

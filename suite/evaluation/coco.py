@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,10 +23,8 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 from torch import Tensor
 
-from suite.errors import InputError, SuiteError
-from suite.files import write_text
+from suite.evaluation.coco_files import require_valid_results
 
-MAX_FILE_BYTES = 4 * 2**30
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 6
 
@@ -91,7 +86,7 @@ def evaluate_coco(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -
     Raises:
         InputError: a result names an unknown image or category, or its box or score is no number.
     """
-    _require_valid_results(ground_truth, results)
+    require_valid_results(ground_truth, results)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports progress by print
         referee = COCOeval(
             _index(ground_truth, map(_true_box, ground_truth["annotations"])),
@@ -168,95 +163,6 @@ def modelzoo_line(evaluation: Evaluation) -> str:
         for (*_, modelzoo_name), value in zip(_METRICS, values, strict=True)
     }
     return f"Eval results: {named}"
-
-
-def load_ground_truth(path: Path) -> dict[str, Any]:
-    """Read a COCO annotation file and check what the evaluation relies on.
-
-    Raises:
-        InputError: not a readable COCO annotation file; says where.
-    """
-    content = _load_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a COCO object, got {type(content).__name__}")
-    for section in ("images", "annotations", "categories"):
-        if not _is_list_of_objects(content.get(section)):
-            raise InputError(f"{path}: {section}: expected a list of objects as in COCO's format")
-    image_ids = _require_unique_ids(content["images"], f"{path}: images")
-    category_ids = _require_unique_ids(content["categories"], f"{path}: categories")
-    for index, category in enumerate(content["categories"]):
-        name = category.get("name")
-        if not (isinstance(name, str) and name.isprintable()):
-            raise InputError(f"{path}: categories[{index}]: expected a name, got {name!r}")
-    for index, annotation in enumerate(content["annotations"]):
-        problem = _box_problem(annotation, image_ids, category_ids) or _region_problem(annotation)
-        if problem is not None:
-            raise InputError(f"{path}: annotations[{index}]: {problem}")
-    return content
-
-
-def load_results(path: Path) -> list[dict[str, Any]]:
-    """Read a COCO result file; `evaluate_coco` checks its entries against the ground truth.
-
-    Raises:
-        InputError: not a readable JSON list of objects.
-    """
-    content = _load_json(path)
-    if not _is_list_of_objects(content):
-        raise InputError(f"{path}: expected a list of COCO results, got {type(content).__name__}")
-    results: list[dict[str, Any]] = content
-    return results
-
-
-def write_results(results: list[dict[str, Any]], path: Path) -> None:
-    """Write a COCO result file, whole or not at all; missing folders are created.
-
-    Raises:
-        SuiteError: the place cannot be written to.
-    """
-    text = json.dumps(results, allow_nan=False, separators=(",", ":"))
-    try:
-        write_text(path, text)
-    except OSError as error:
-        raise SuiteError(f"{path}: the results cannot be written: {error.strerror}") from error
-
-
-def _require_valid_results(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
-    image_ids = {image["id"] for image in ground_truth["images"]}
-    category_ids = {category["id"] for category in ground_truth["categories"]}
-    for index, result in enumerate(results):
-        problem = _box_problem(result, image_ids, category_ids)
-        if problem is None and not _is_finite(result.get("score")):
-            problem = f"score: expected a finite number, got {result.get('score')!r}"
-        if problem is not None:
-            raise InputError(f"results[{index}]: {problem}")
-
-
-def _box_problem(entry: dict[str, Any], image_ids: set[Any], category_ids: set[Any]) -> str | None:
-    image_id, category_id, bbox = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
-    if not isinstance(image_id, Hashable) or image_id not in image_ids:
-        return f"image_id: {image_id!r} is not an image of the ground truth"
-    if not isinstance(category_id, Hashable) or category_id not in category_ids:
-        return f"category_id: {category_id!r} is not a category of the ground truth"
-    if not (isinstance(bbox, list | tuple) and len(bbox) == 4 and all(map(_is_finite, bbox))):
-        return f"bbox: expected four finite numbers [x, y, width, height], got {bbox!r}"
-    if bbox[2] < 0 or bbox[3] < 0:
-        return f"bbox: expected a width and a height of at least 0, got {bbox!r}"
-    return None
-
-
-def _region_problem(annotation: dict[str, Any]) -> str | None:
-    area, crowd = annotation.get("area", 0), annotation.get("iscrowd", 0)
-    if not _is_finite(area):
-        return f"area: expected a finite number, got {area!r}"
-    return None if crowd in (0, 1) else f"iscrowd: expected 0 or 1, got {crowd!r}"
-
-
-def _is_finite(value: object) -> bool:
-    # A comparison instead of math.isfinite, which overflows on JSON's integers of any length.
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    # mypy does not carry the first test over to the second.
-    return is_number and -1e30 < value < 1e30  # type: ignore[operator]
 
 
 def _index(ground_truth: dict[str, Any], boxes: Iterable[dict[str, Any]]) -> COCO:
@@ -338,33 +244,3 @@ def _per_class_table(per_class_ap: dict[str, float | None]) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        num_bytes = path.stat().st_size
-        if num_bytes > MAX_FILE_BYTES:
-            raise InputError(
-                f"{path}: {num_bytes} bytes are more than the {MAX_FILE_BYTES} we read"
-            )
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from error
-
-
-def _is_list_of_objects(content: object) -> bool:
-    return isinstance(content, list) and all(isinstance(entry, dict) for entry in content)
-
-
-def _require_unique_ids(entries: list[dict[str, Any]], place: str) -> set[int]:
-    seen: set[int] = set()
-    for index, entry in enumerate(entries):
-        entry_id = entry.get("id")
-        if not isinstance(entry_id, int) or isinstance(entry_id, bool):
-            raise InputError(f"{place}[{index}]: id: expected an integer, got {entry_id!r}")
-        if entry_id in seen:
-            raise InputError(f"{place}[{index}]: id {entry_id} is given twice")
-        seen.add(entry_id)
-    return seen

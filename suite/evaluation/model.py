@@ -6,20 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from suite.checkpoint import load_checkpoint, recipe_of_checkpoint
-from suite.data import check_classes, load_split
+from suite.data import build_workers, check_classes, load_split
 from suite.data.sample import Dataset
 from suite.errors import UsageError
 from suite.evaluation import evaluate
-from suite.evaluation.coco import (
-    Evaluation,
-    evaluate_coco,
-    load_ground_truth,
-    load_results,
-    write_results,
-)
-from suite.events import Progress
+from suite.evaluation.coco import Evaluation, evaluate_coco
+from suite.evaluation.coco_files import load_ground_truth, load_results, write_results
 from suite.files import file_sha256
-from suite.recipe import Data, Recipe, list_shipped_recipes, load_recipe, recipe_digest
+from suite.progress import Progress
+from suite.recipe import Recipe, list_shipped_recipes, load_recipe, recipe_digest
+from suite.recipe_sections import Data
 from suite.records import build_record, write_record
 from suite.run_folder import create_run_folder, new_record_path, run_of_checkpoint
 from suite.runtime import LoadedDetect, build_model_device, load_detect
@@ -67,7 +63,7 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
         dataset,
         sizing=loaded.sizing,
         batch_size=request.batch,
-        workers=section.workers,
+        workers=build_workers(section),
         progress=progress.update,
     )
     progress.close()

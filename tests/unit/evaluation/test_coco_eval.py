@@ -21,11 +21,9 @@ from suite.evaluation.coco import (
     detections_to_results,
     evaluate_coco,
     format_evaluation,
-    load_ground_truth,
-    load_results,
     modelzoo_line,
-    write_results,
 )
+from suite.evaluation.coco_files import load_ground_truth, load_results, write_results
 
 TWELVE = [field.name for field in fields(Evaluation)][:12]
 BOX = [10.0, 10.0, 100.0, 100.0]
@@ -153,17 +151,17 @@ def test_arguments_are_untouched_and_nothing_is_printed(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"image_id": 99}, r"results\[1\]: image_id: 99 is not an image"),
-        ({"image_id": [1]}, r"results\[1\]: image_id: \[1\] is not an image"),
-        ({"category_id": 0}, r"results\[1\]: category_id: 0 is not a category"),
-        ({"bbox": [1, 2, 3]}, r"results\[1\]: bbox: .* got \[1, 2, 3\]"),
-        ({"bbox": [1, 2, math.nan, 4]}, r"results\[1\]: bbox: .* got \[1, 2, nan, 4\]"),
-        ({"bbox": [1, 2, 10**400, 4]}, r"results\[1\]: bbox: expected four finite"),
-        ({"bbox": [1, 2, -3, 4]}, r"results\[1\]: bbox: .* at least 0, got \[1, 2, -3, 4\]"),
-        ({"bbox": "1234"}, r"results\[1\]: bbox: .* got '1234'"),
-        ({"score": math.inf}, r"results\[1\]: score: .* got inf"),
-        ({"score": None}, r"results\[1\]: score: .* got None"),
-        ({"score": True}, r"results\[1\]: score: .* got True"),
+        ({"image_id": 99}, r"results\[1\]: image_id 99 is the id of none of the images"),
+        ({"image_id": [1]}, r"results\[1\]: image_id \[1\] is the id of none"),
+        ({"category_id": 0}, r"results\[1\]: category_id 0 is the id of none of the categories"),
+        ({"bbox": [1, 2, 3]}, r"results\[1\]: bbox must .* got \[1, 2, 3\]"),
+        ({"bbox": [1, 2, math.nan, 4]}, r"results\[1\]: bbox must .* got \[1, 2, nan, 4\]"),
+        ({"bbox": [1, 2, 10**400, 4]}, r"results\[1\]: bbox must be four numbers"),
+        ({"bbox": [1, 2, -3, 4]}, r"results\[1\]: bbox must .* at least 0, got \[1, 2, -3, 4\]"),
+        ({"bbox": "1234"}, r"results\[1\]: bbox must .* got '1234'"),
+        ({"score": math.inf}, r"results\[1\]: score must be a finite number, got inf"),
+        ({"score": None}, r"results\[1\]: score must be a finite number, got None"),
+        ({"score": True}, r"results\[1\]: score must be a finite number, got True"),
     ],
 )
 def test_broken_results_are_named(overrides: dict[str, Any], message: str) -> None:
@@ -270,7 +268,7 @@ def test_missing_and_oversized_files_are_refused(
         load_results(tmp_path / "absent.json")
     path = tmp_path / "large.json"
     path.write_text("[]" + " " * 100)
-    monkeypatch.setattr("suite.evaluation.coco.MAX_FILE_BYTES", 64)
+    monkeypatch.setattr("suite.evaluation.coco_files.MAX_FILE_BYTES", 64)
     with pytest.raises(InputError, match="102 bytes are more than the 64 we read"):
         load_results(path)
 
@@ -278,15 +276,18 @@ def test_missing_and_oversized_files_are_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("images"), "images: expected a list of objects"),
-        (lambda t: t["images"].append({"id": 1}), r"images\[1\]: id 1 is given twice"),
-        (lambda t: t["images"].append({"id": "x"}), r"images\[1\]: id: expected an integer"),
-        (lambda t: t["categories"][0].pop("name"), r"categories\[0\]: expected a name, got None"),
-        (lambda t: t["categories"][0].update(name="\x1b[2J"), r"categories\[0\]: expected a name"),
-        (lambda t: t["annotations"][0].update(image_id=5), r"annotations\[0\]: image_id: 5"),
+        (lambda t: t.pop("images"), "not COCO: 'images' must be a list of objects"),
+        (lambda t: t["images"].append({"id": 1}), r"image 1: its id stands 2 times or more"),
+        (lambda t: t["images"].append({"id": "x"}), r"images\[1\]: id must be an integer"),
+        (lambda t: t["categories"][0].pop("name"), r"category 7: name must be a string, got None"),
+        (
+            lambda t: t["categories"][0].update(name="\x1b[2J"),
+            r"category 7: name .* printable",
+        ),
+        (lambda t: t["annotations"][0].update(image_id=5), r"annotations\[0\]: image_id 5"),
         (lambda t: t["annotations"][0].update(bbox=[1]), r"annotations\[0\]: bbox"),
-        (lambda t: t["annotations"][0].update(area="big"), r"annotations\[0\]: area: .* 'big'"),
-        (lambda t: t["annotations"][0].update(iscrowd=2), r"annotations\[0\]: iscrowd: .* 2"),
+        (lambda t: t["annotations"][0].update(area="big"), r"annotations\[0\]: area must .* 'big'"),
+        (lambda t: t["annotations"][0].update(iscrowd=2), r"annotations\[0\]: iscrowd must .* 2"),
     ],
 )
 def test_broken_ground_truth_files_are_refused(tmp_path: Path, change: Any, message: str) -> None:

@@ -12,11 +12,14 @@ from models.structures import Detections, Images
 from suite.checkpoint import build_recipe_detector, write_checkpoint
 from suite.data import load_split
 from suite.data.synthetic import write_synthetic
+from suite.data.workers import Workers
 from suite.errors import InputError
 from suite.evaluation import detect_dataset
-from suite.evaluation.coco import evaluate_coco, load_ground_truth, load_results
+from suite.evaluation.coco import evaluate_coco
+from suite.evaluation.coco_files import load_ground_truth, load_results
 from suite.evaluation.model import EvaluationRequest, evaluate_model, find_recipe_of
-from suite.recipe import Recipe, Resize, load_recipe, recipe_to_dict
+from suite.recipe import Recipe, load_recipe, recipe_to_dict
+from suite.recipe_sections import Resize
 from suite.records import Record, load_record
 from suite.sizing import build_sizing
 
@@ -78,7 +81,12 @@ def test_every_call_is_of_one_canvas_and_every_answer_goes_to_its_image(tmp_path
         return [Detections(box, torch.ones(1), torch.zeros(1).long()) for box in boxes]
 
     results = detect_dataset(
-        find_whole_image, val_set, sizing=sizing, batch_size=3, workers=0, progress=done.append
+        find_whole_image,
+        val_set,
+        sizing=sizing,
+        batch_size=3,
+        workers=Workers(num=0),
+        progress=done.append,
     )
     found = {result["image_id"]: result["bbox"] for result in results}
     assert len(results) == done[-1] == 12

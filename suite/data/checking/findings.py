@@ -1,0 +1,185 @@
+"""What was found: one `Finding` a thing, the rules they fall under, and a table of them.
+
+A finding is an ``error`` (training or evaluation would stop or mean nothing), a ``warning`` (they
+would run on something other than a person expects) or a ``note``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal, NamedTuple
+
+from tabulate import tabulate
+
+from suite.data.formats.annotated import Problem, Report
+
+Severity = Literal["error", "warning", "note"]
+
+MAX_PER_RULE: Final = 10_000  # findings kept of one rule in one split; the others are counted
+_SEVERITIES: Final = ("error", "warning", "note")
+_MAX_ROWS: Final = 5
+_NUM_EXAMPLES: Final = 3
+_STOPS: Final = "training and evaluation stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a person should know about a data set.
+
+    Attributes:
+        severity: error, warning or note.
+        rule: its short name, the same for all findings of a kind.
+        split: the one it is in; empty where it is about both.
+        file: the file it is about; empty where it is about a whole split.
+        item: the image, annotation or class in question, by the data set's own id.
+        value: what was found.
+        consequence: what training and evaluation will do with it.
+    """
+
+    severity: Severity
+    rule: str
+    split: str
+    file: str
+    item: str
+    value: str
+    consequence: str
+
+
+class Detail(NamedTuple):
+    """What one finding says beside its rule: file, item, value."""
+
+    file: str
+    item: str
+    value: str
+
+
+class Findings:
+    """Collects findings, at most `limit` of each rule in each split, and counts all of them.
+
+    Attributes:
+        kept: in the order in which they were found.
+        counts: of all, by split, severity and rule.
+        problems: split -> rule -> how many of them its reader reported.
+    """
+
+    def __init__(self, limit: int = MAX_PER_RULE) -> None:
+        self.limit = limit
+        self.kept: list[Finding] = []
+        self.counts: Counter[tuple[str, Severity, str]] = Counter()
+        self.problems: dict[str, Counter[str]] = {}
+
+    @property
+    def num_errors(self) -> int:
+        """How many errors were found."""
+        return sum(n for (_, severity, _), n in self.counts.items() if severity == "error")
+
+    def add(
+        self,
+        severity: Severity,
+        rule: str,
+        detail: Detail,
+        *,
+        split: str,
+        consequence: str,
+    ) -> None:
+        """Add one finding."""
+        self.add_all(severity, rule, [detail], total=1, split=split, consequence=consequence)
+
+    def add_all(
+        self,
+        severity: Severity,
+        rule: str,
+        details: Iterable[Detail],
+        *,
+        total: int,
+        split: str,
+        consequence: str,
+    ) -> None:
+        """Add `total` findings of one kind; only as many of `details` are made as are kept."""
+        if not total:
+            return
+        key = (split, severity, rule)
+        room = max(0, self.limit - self.counts[key])
+        self.counts[key] += total
+        self.kept += [
+            Finding(severity, rule, split, *detail, consequence) for detail in islice(details, room)
+        ]
+
+    def report_to(self, split: str) -> Report:
+        """Return the `Report` that a reader of a split calls: each of its problems is an error."""
+
+        problems = self.problems.setdefault(split, Counter())
+
+        def report(problem: Problem) -> None:
+            problems[problem.rule] += 1
+            self.add(
+                "error",
+                problem.rule,
+                Detail(problem.file, problem.item, problem.value),
+                split=split,
+                consequence=f"{_STOPS} here; {problem.remedy}",
+            )
+
+        return report
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Return a row for each rule in each split: how many, and how many of them were kept."""
+        kept = Counter((item.split, item.severity, item.rule) for item in self.kept)
+        return [
+            {
+                "split": key[0],
+                "severity": key[1],
+                "rule": key[2],
+                "count": count,
+                "left_out": count - kept[key],
+            }
+            for key, count in sorted(self.counts.items(), key=_rank)
+        ]
+
+
+def format_findings(findings: Findings) -> str:
+    """Return a table, errors first; what is found often in a split is one row with examples."""
+    if not findings.kept:
+        return "no findings"
+    groups: dict[tuple[str, Severity, str], list[Finding]] = {key: [] for key in findings.counts}
+    for finding in findings.kept:
+        groups[finding.split, finding.severity, finding.rule].append(finding)
+    rows: list[list[str]] = []
+    for key, total in sorted(findings.counts.items(), key=_rank):
+        rows += _to_rows(groups[key], total)
+    headers = ["severity", "rule", "split", "file", "item", "value", "consequence"]
+    return tabulate(rows, headers=headers, disable_numparse=True)
+
+
+def _rank(entry: tuple[tuple[str, Severity, str], int]) -> tuple[int, str, str]:
+    split, severity, rule = entry[0]
+    return _SEVERITIES.index(severity), rule, split
+
+
+def _to_rows(group: list[Finding], total: int) -> Iterator[list[str]]:
+    if total <= _MAX_ROWS:
+        for item in group:
+            yield _make_row(item, item.file, item.item, item.value)
+        return
+    first = group[0]
+    examples = "; ".join(_as_example(item) for item in group[:_NUM_EXAMPLES])
+    yield _make_row(first, f"{total} times", "", f"{examples}; ...")
+
+
+def _as_example(finding: Finding) -> str:
+    name = finding.file.rpartition("/")[2]
+    place = " of ".join(part for part in (finding.item, name) if part)
+    return f"{place}: {finding.value}" if place else finding.value
+
+
+def _make_row(finding: Finding, file: str, item: str, value: str) -> list[str]:
+    cells = (finding.rule, finding.split, file, item, value, finding.consequence)
+    return [finding.severity, *map(make_printable, cells)]
+
+
+def make_printable(text: str) -> str:
+    """Return text as a terminal may show it: names come from annotation files."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,187 @@
+"""A corrected new annotation set from a checked one; the checked one is only read.
+
+What is done, and counted by these names:
+
+- Entries that the reader reports, by its rules: left out; but of annotations with one id
+  (``duplicate_id``) all keep their box, and the later ones get a new id.
+- ``damaged_image``: images that cannot be decoded or are not of the annotated size are left out,
+  with their boxes. ``duplicate_image``: of images with the same content only the first stays.
+  ``in_val``: of those that train and val share only val's.
+- ``not_finite``, ``degenerate``, ``outside``: such boxes are left out; ``clipped``: cut at the
+  image's edge, by the rules of `suite.data.repair`. ``duplicate_box``: only the first stays.
+
+Nothing else changes: ids, names, crowd, the areas of boxes that were not cut. COCO's ``info``,
+``licenses`` and ``supercategory`` are not carried over, as in a conversion.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from suite.data.assembly import stack_boxes_xyxy
+from suite.data.checking.checks import Check
+from suite.data.formats import Location, open_annotated
+from suite.data.formats.annotated import AnnotatedBox, AnnotatedImage, AnnotatedSet, Problem
+from suite.data.formats.destination import Destination
+from suite.data.formats.writing import write_annotated
+from suite.data.repair import DROPPING_RULES, clip_boxes, repair_boxes
+from suite.errors import InputError, UsageError
+from suite.files import completing, replacing
+
+_IMAGES_PER_SHARD: Final = 4096  # of TFRecord files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """Ids of the images of one split that are left out, by reason, and where box ids go on."""
+
+    images: Mapping[int, str]
+    next_box_id: int
+
+
+def require_new_output(locations: Mapping[str, Location], output: Path) -> None:
+    """Raise UsageError where `output` is there already or does not fit the format."""
+    if output.exists() or output.is_symlink():
+        raise UsageError(f"{output}: is there already; name a new one")
+    formats = {location.format for location in locations.values()}
+    if formats == {"coco"} and (output.suffix == ".json") != (len(locations) == 1):
+        wanted = "a .json file" if len(locations) == 1 else "a folder, for both splits"
+        raise UsageError(f"{output}: a corrected set in COCO's format is {wanted}")
+
+
+def write_corrected(check: Check, output: Path) -> dict[str, Counter[str]]:
+    """Write what a check makes of its splits, all or nothing; return what was changed, by split.
+
+    COCO: one split becomes the .json file `output`, two become <split>.json in the folder `output`;
+    images stay where they are. Others: a new data set in the folder `output`, its image
+    files linked where the file system can, else copied.
+
+    Raises:
+        UsageError: see `require_new_output`.
+        InputError: no image is left, or the output cannot be written.
+    """
+    require_new_output(check.locations, output)
+    if output.suffix == ".json" and len(check.locations) == 1:
+        ((split, location),) = check.locations.items()
+        if location.format == "coco":
+            return {split: _write_coco_file(check, split, output)}
+    changes = {}
+    with completing(output) as folder:
+        for split, location in check.locations.items():
+            if location.format == "coco":
+                changes[split] = _write_coco(check, split, folder / f"{split}.json")
+            else:
+                changes[split] = _write_split(check, split, folder, images="link")
+    return changes
+
+
+def _write_coco_file(check: Check, split: str, output: Path) -> Counter[str]:
+    try:
+        with replacing(output) as temporary:
+            return _write_coco(check, split, temporary)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from error
+
+
+def _write_coco(check: Check, split: str, target: Path) -> Counter[str]:
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        changes = _write_split(check, split, Path(name), images="leave")
+        (written,) = Path(name, "annotations").iterdir()
+        written.replace(target)
+    return changes
+
+
+def _write_split(
+    check: Check, split: str, folder: Path, *, images: Literal["link", "leave"]
+) -> Counter[str]:
+    location = check.locations[split]
+    changes: Counter[str] = Counter()
+    removal = plan_removal(check, split)
+    if len(removal.images) >= check.scans[split].num_images:
+        raise InputError(f"{location.annotations}: no image is left that could be used")
+    num_shards = -(-check.scans[split].num_images // _IMAGES_PER_SHARD)
+    destination = Destination(folder=folder, split=split, images=images, num_shards=num_shards)
+    lost = write_annotated(mend(location, removal, changes), location.format, destination)
+    return +(changes + check.findings.problems.get(split, Counter()) + lost)
+
+
+def plan_removal(check: Check, split: str) -> Removal:
+    """Return what a check wants out of a split."""
+    scan, unusable = check.scans[split], check.unusable
+    reasons = dict.fromkeys(scan.repeated, "duplicate_image")
+    for reason, found in (
+        ("in_val", unusable.in_val),
+        ("duplicate_image", unusable.repeated),
+        ("damaged_image", unusable.damaged),
+    ):
+        reasons.update({image_id: reason for name, image_id in found if name == split})
+    # An image whose first entry is damaged is damaged under its other ids too: they go anyway.
+    return Removal(images=reasons, next_box_id=scan.last_box_id + 1 if scan.last_box_id else 0)
+
+
+def mend(location: Location, removal: Removal, changes: Counter[str]) -> AnnotatedSet:
+    """Open a split and correct it as its images are read.
+
+    Args:
+        changes: what was done, by name, stands here when `images` has been read.
+    """
+    annotated = open_annotated(location, report=_leave_out)
+
+    def images() -> Iterator[AnnotatedImage]:
+        changes.clear()
+        new_ids = count(removal.next_box_id)
+        for image in annotated.images():
+            reason = removal.images.get(image.image_id)
+            if reason:
+                changes[reason] += 1
+                continue
+            boxes = _mend_boxes(image, changes)
+            if removal.next_box_id:
+                boxes = [box if box.box_id else replace(box, box_id=next(new_ids)) for box in boxes]
+            yield replace(image, boxes=tuple(boxes))
+
+    num_images = annotated.num_images - len(removal.images)
+    return replace(annotated, images=images, num_images=num_images)
+
+
+def _leave_out(_problem: Problem) -> None:
+    """Let the reader go on: the check has told of the problem."""
+
+
+def _mend_boxes(image: AnnotatedImage, changes: Counter[str]) -> list[AnnotatedBox]:
+    if not image.boxes:
+        return []
+    boxes_xyxy = stack_boxes_xyxy(image.boxes)
+    repaired = repair_boxes(boxes_xyxy, image.image_hw)
+    changes.update({rule: n for rule, n in repaired.counts().items() if rule in DROPPING_RULES})
+    cut_xyxy = clip_boxes(boxes_xyxy, image.image_hw).tolist()
+    kept, seen = [], set()
+    for row in np.flatnonzero(repaired.keep).tolist():
+        box = image.boxes[row]
+        cut = bool(repaired.masks["clipped"][row])
+        if cut:
+            box = _cut(box, cut_xyxy[row])
+        key = (box.category_id, box.box_xywh)
+        if key in seen:
+            changes["duplicate_box"] += 1
+            continue
+        seen.add(key)
+        changes["clipped"] += cut
+        kept.append(box)
+    return kept
+
+
+def _cut(box: AnnotatedBox, box_xyxy: Sequence[float]) -> AnnotatedBox:
+    x0, y0, x1, y1 = box_xyxy
+    _, _, width, height = box.box_xywh
+    # A stated area that was the box's own shrinks with it; that of a mask stays.
+    area = None if box.area == width * height else box.area
+    return replace(box, box_xywh=(x0, y0, x1 - x0, y1 - y0), area=area)
