@@ -13,10 +13,12 @@ import importlib
 import importlib.util
 import platform
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from suite.errors import MissingEnvironment, UsageError
 
@@ -96,8 +98,33 @@ class Device:
         }
         return facts | _vendor_facts(self.kind)
 
+    def open_copy_stream(self) -> CopyStream | None:
+        """Return a stream for copies beside the computation; None on the CPU, which has none."""
+        return None if self.kind == "cpu" else CopyStream(self._module())
+
     def _module(self) -> Any:
         return torch.get_device_module(self.kind)
+
+
+class CopyStream:
+    """A stream of a cuda or npu device on which copies run beside the computation."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._stream = module.Stream()
+
+    def copying(self) -> contextlib.AbstractContextManager[Any]:
+        """Let copies that are started inside run on this stream."""
+        context: contextlib.AbstractContextManager[Any] = self._module.stream(self._stream)
+        return context
+
+    def hand_over(self, tensors: Iterable[Tensor]) -> None:
+        """Let what is computed from now on wait for the copies, and keep their memory till then."""
+        computing = self._module.current_stream()
+        computing.wait_stream(self._stream)
+        for tensor in tensors:
+            # The allocator would otherwise give the memory to the next copy.
+            tensor.record_stream(computing)
 
 
 def build_device(

@@ -34,6 +34,8 @@ _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - measured, nothing is written there
 _MEMORY_FILE = Path("/proc/meminfo")
 
+_FOR_DATA = ("simplejpeg", "google-crc32c")
+
 DeviceKind = Literal["auto", "cpu", "cuda", "npu"]
 
 
@@ -60,6 +62,7 @@ def doctor(device: DeviceKind = "auto") -> list[Check]:
     checks += [_check_package(name, name) for name in ("onnx", "onnxscript", "pycocotools")]
     checks += [_check_onnxruntime()]
     checks += [_check_package("tensorboard", "npu-detection-suite[tensorboard]")]
+    checks += [_check_package(name, "npu-detection-suite[data]") for name in _FOR_DATA]
     checks += [_check_memory(), _check_disk(), _check_shared_memory()]
     if torch_check.status == "missing":
         return [*checks, Check(_DEVICE, "missing", "torch does not load", torch_check.remedy)]

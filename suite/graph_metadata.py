@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 from suite.errors import InputError, UsageError
-from suite.recipe import Count, CountOrZero, Pixels, Positive, Postprocess, Resize
+from suite.recipe_sections import Count, CountOrZero, Pixels, Positive, Postprocess, Resize
 from suite.strict_yaml import Limit, Rule, encode_plain, read_plain
 
 SCHEMA = "suite.graph/2"

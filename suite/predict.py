@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.structures import Detections
+from suite.data.collating import collate
 from suite.data.images import IMAGE_SUFFIXES, read_image
-from suite.data.loading import collate
 from suite.data.preparing import prepare_image
 from suite.drawing import draw_detections
 from suite.errors import InputError, SuiteError, UsageError
 from suite.evaluation.coco import detections_to_results
-from suite.events import Progress
 from suite.files import write_text
+from suite.progress import Progress
 from suite.run_folder import create_run_folder
 from suite.runtime import LoadedDetect, build_model_device, load_detect
 

@@ -35,7 +35,8 @@ Record = dict[str, Any]
 
 SCHEMA = "suite.record/1"
 # A manifest is the record of a start: it has no metrics yet.
-KINDS = ("train", "eval", "export", "verify", "bench-infer", "bench-train", "manifest")
+_BENCHES = ("bench-infer", "bench-train", "bench-data")
+KINDS = ("train", "eval", "export", "verify", *_BENCHES, "manifest")
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {

@@ -13,7 +13,7 @@ import math
 from fractions import Fraction
 
 from suite.errors import UsageError
-from suite.recipe import Schedule
+from suite.recipe_sections import Schedule
 
 _MILESTONE_FACTOR = 0.1
 

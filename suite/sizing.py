@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from suite.recipe import Resize
+from suite.recipe_sections import Resize
 
 STRIDE_MULTIPLE = 32
 """Input sides are multiples of this: the backbone's last map is that much smaller."""

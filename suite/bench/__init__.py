@@ -1,1 +1,1 @@
-"""Measurements of speed: the verbs `bench infer` and `bench train`."""
+"""Measurements of speed: the verbs `bench infer`, `bench train` and `bench data`."""

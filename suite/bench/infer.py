@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from suite.bench.timing import summarise_ms
+from suite.data.assembly import load_dataset
 from suite.data.batching import group_by_canvas
-from suite.data.coco import load_coco
+from suite.data.collating import collate
+from suite.data.formats import Location
 from suite.data.images import read_image_hw
-from suite.data.loading import collate
 from suite.data.preparing import prepare_for_evaluation
-from suite.data.sample import Sample
+from suite.data.sample import ImageFile, Sample
 from suite.data.synthetic import write_synthetic
 from suite.device import Device
 from suite.errors import UsageError
@@ -162,14 +163,15 @@ def _batches(
 
 def _photo_samples(paths: Sequence[Path]) -> list[Sample]:
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    return [Sample(0, path, read_image_hw(path), *nothing) for path in paths]
+    return [Sample(0, ImageFile(path), read_image_hw(path), *nothing) for path in paths]
 
 
 def _generated_samples(scratch: Path) -> list[Sample]:
     folder = scratch / "generated"
     write_synthetic(folder, num_train=1, num_val=_NUM_GENERATED, seed=0)
     annotations = folder / "annotations" / "instances_val.json"
-    return list(load_coco(annotations, folder / "val").samples)
+    location = Location(format="coco", annotations=annotations, images=folder / "val")
+    return list(load_dataset(location).samples)
 
 
 def _describe(loaded: LoadedDetect, device: Device, request: InferenceRequest) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from suite.bench.timing import summarise_ms
-from suite.data.loading import Batch
+from suite.data.collating import Batch
+from suite.data.prefetching import move_to_device
 from suite.device import Device
 from suite.errors import UsageError
 from suite.recipe import Recipe
 from suite.records import Record, build_record
 from suite.training.job import (
     build_trainee,
+    cached,
     describe_conditions,
     describe_subject,
     open_batches,
@@ -54,8 +56,9 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
         )
     _, learner, updater = build_trainee(job)
     job.device.reset_peak_memory()
-    batches = open_batches(job, first_step=0)
-    whole = _time_steps(batches, job.device, learner, updater, counts=(warmup, steps))
+    with cached(job) as ready:
+        batches = open_batches(ready, first_step=0)
+        whole = _time_steps(batches, job.device, learner, updater, counts=(warmup, steps))
     with closing(open_batches(job, first_step=0)) as stream:
         resident = next(stream).to(job.device.torch_device)
     model = _time_steps(_repeat(resident), job.device, learner, updater, counts=(warmup, steps))
@@ -94,9 +97,10 @@ def _time_steps(
 ) -> _Window:
     warmup, steps = counts
     marks = [time.perf_counter()]
-    with closing(batches):
-        for batch in batches:
-            train_step(batch.to(device.torch_device), learner, updater)
+    moved = move_to_device(batches, device)
+    with closing(moved):
+        for batch in moved:
+            train_step(batch, learner, updater)
             device.synchronize()
             marks.append(time.perf_counter())
             if len(marks) == 1 + warmup + steps:

@@ -44,6 +44,13 @@ def recipe_flags(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+CACHE = click.option(
+    "--cache",
+    type=click.Choice(["none", "ram", "disk"]),
+    help="Keep training images decoded (data.cache).",
+)
+
+
 def load_recipe_with(
     recipe: str,
     *,
@@ -51,6 +58,7 @@ def load_recipe_with(
     device: str | None,
     devices: int | None,
     assignments: Sequence[str],
+    cache: str | None = None,
 ) -> tuple[Recipe, list[str]]:
     """Load a recipe with what the flags override; also return what that changed, as sentences."""
     from suite.placement import place_recipe
@@ -59,6 +67,8 @@ def load_recipe_with(
     overrides, notes = place_recipe(load_recipe(recipe), device=device, devices=devices)
     if data is not None:
         overrides["data.root"] = data
+    if cache is not None:
+        overrides["data.cache"] = cache
     for note in notes:
         click.echo(note, err=True)
     return load_recipe(recipe, overrides | parse_overrides(assignments)), notes
@@ -72,7 +82,7 @@ def print_json(schema: str, **content: Any) -> None:
 @contextmanager
 def progress_of(total: int, label: str) -> Iterator[Callable[[int, int], None]]:
     """Show progress; yields the function to call with the work done and the total."""
-    from suite.events import Progress
+    from suite.progress import Progress
 
     progress = Progress(total, label=label)
     try:

@@ -8,13 +8,22 @@ from typing import Any
 
 import click
 
-from suite.cli.flags import DEVICES, FILE, IMAGE_SIZE, load_recipe_with, print_json, recipe_flags
+from suite.cli.flags import (
+    CACHE,
+    DEVICES,
+    FILE,
+    IMAGE_SIZE,
+    load_recipe_with,
+    print_json,
+    recipe_flags,
+)
 from suite.errors import CheckFailed
 
 
 @click.command()
 @click.argument("recipe")
 @recipe_flags
+@CACHE
 @click.option(
     "--output",
     type=FILE,
@@ -226,6 +235,7 @@ def bench_infer(
 @bench.command("train")
 @click.argument("recipe")
 @recipe_flags
+@CACHE
 @click.option(
     "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Counted steps."
 )
@@ -242,6 +252,31 @@ def bench_train(
     record = measure(loaded, steps=steps, warmup=warmup)
     record["notes"] += notes
     _keep_record(record, output, f"bench-train-{loaded.name}", as_json)
+
+
+@bench.command("data")
+@click.argument("recipe")
+@recipe_flags
+@CACHE
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=8, show_default=True, help="Counted batches."
+)
+@click.option("--warmup", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the record.")
+def bench_data(
+    recipe: str, steps: int, warmup: int, output: Path, as_json: bool, **where: Any
+) -> None:
+    """Measure how fast RECIPE's training images load, and where the time goes."""
+    from suite.bench.data import bench_data as measure
+    from suite.bench.data import format_stages
+
+    loaded, notes = load_recipe_with(recipe, **where)
+    record = measure(loaded, steps=steps, warmup=warmup)
+    record["notes"] += notes
+    if not as_json:
+        click.echo(format_stages(record) + "\n")
+    _keep_record(record, output, f"bench-data-{loaded.name}", as_json)
 
 
 def _keep_record(record: dict[str, Any], output: Path, name: str, as_json: bool) -> None:

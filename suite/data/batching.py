@@ -78,6 +78,15 @@ class TrainingOrder:
             turns.append(Turn(epoch, int(indices[order[place]])))
         return turns
 
+    def following(self, turn: Turn) -> Turn:
+        """Return the turn after a turn in the permutation of its kind and epoch, from its end on to
+        its start: what replaces a sample depends on the seed alone, as the order does.
+        """
+        kind, indices = (0, self.lying) if turn.sample_index in self.lying else (1, self.standing)
+        order = indices[_permutation(self.seed, turn.epoch, kind, len(indices))]
+        place = int(np.flatnonzero(order == turn.sample_index)[0])
+        return Turn(turn.epoch, int(order[(place + 1) % len(order)]))
+
     def _lying_steps(self, num_steps: int) -> int:
         """Return how many of the first steps are lying images': their share, a half goes up."""
         total = len(self.lying) + len(self.standing)

@@ -18,11 +18,13 @@ in threads.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from suite.data.jpeg import decode_plain_jpeg
+from suite.data.sample import DecodedImage, ImageFile
 from suite.errors import InputError
+
+Pixels = NDArray[np.uint8]
 
 MAX_PIXELS: Final = 178_956_970  # where Pillow itself stops by default; 0.5 GB as RGB
 # An allow-list, because Pillow also knows formats that start other programs (EPS runs Ghostscript).
@@ -57,14 +63,15 @@ _DECODER_ERRORS: Final = (
     Image.DecompressionBombError,
 )
 
-_TRANSPOSE: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# EXIF orientation -> how the stored pixels become those that a person sees.
+_TURN: Final[dict[int, Callable[[Pixels], Pixels]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels),
 }
 _QUARTER_TURNS: Final = (5, 6, 7, 8)
 
@@ -73,74 +80,114 @@ class ImageSizeError(InputError):
     """An image is intact but not of the size that its annotations were made on."""
 
 
-def read_image(path: Path, *, expected_hw: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Decode an image file by the rules of this module.
+def read_image(
+    source: Path | ImageFile | DecodedImage, *, expected_hw: tuple[int, int] | None = None
+) -> Pixels:
+    """Decode an image by the rules of this module, or take it from where it is kept decoded.
 
     Args:
-        path: the file.
+        source: a file, a part of one, or pixels in a cache, which nothing may write to.
         expected_hw: the annotated size. Where only the pixels before the EXIF orientation have it,
             the annotations were made on those, and those are returned.
 
     Returns:
-        uint8 [H,W,3], RGB, contiguous.
+        uint8 [H,W,3], RGB.
 
     Raises:
         ImageSizeError: neither form of the image has the annotated size.
         InputError: the file is missing, damaged, too large or of no known format.
     """
-    with _opened(path) as image:
-        image.load()
-        orientation = _orientation(image)
-        stored_hw = (image.height, image.width)
-        seen_hw = _turned(stored_hw, orientation)
-        rgb = _convert_to_rgb(image)
+    if isinstance(source, DecodedImage):
+        return _cached_pixels(source)
+    file = ImageFile(source) if isinstance(source, Path) else source
+    stored, orientation = decode_stored(file)
+    stored_hw = stored.shape[0], stored.shape[1]
+    seen_hw = _turned(stored_hw, orientation)
     if expected_hw in (None, seen_hw):
-        method = _TRANSPOSE.get(orientation)
-        return np.array(rgb if method is None else rgb.transpose(method))
+        turn = _TURN.get(orientation)
+        return stored if turn is None else np.ascontiguousarray(turn(stored))
     if expected_hw == stored_hw:
-        return np.array(rgb)
+        return stored
     raise ImageSizeError(
-        f"{path}: the image is {_as_text(seen_hw)} but annotated as {_as_text(expected_hw)} "
+        f"{file}: the image is {_as_text(seen_hw)} but annotated as {_as_text(expected_hw)} "
         "(width x height); restore the annotated image or correct its size in the annotations"
     )
 
 
-def read_image_hw(path: Path) -> tuple[int, int]:
+def decode_stored(file: ImageFile, content: bytes | None = None) -> tuple[Pixels, int]:
+    """Return the pixels as they are stored, uint8 [H,W,3], and the EXIF orientation.
+
+    Args:
+        file: where the image lies.
+        content: its bytes, where they have been read.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    content = file.read() if content is None else content
+    pixels = decode_plain_jpeg(content, max_pixels=MAX_PIXELS)
+    if pixels is not None and b"Exif\0\0" not in content:
+        return pixels, 1
+    with _opened(file, content) as image:
+        if pixels is None:
+            image.load()
+            # The orientation is asked for first: `convert` may drop it.
+            orientation = _orientation(image)
+            return np.array(_convert_to_rgb(image)), orientation
+        return pixels, _orientation(image)
+
+
+def read_image_hw(source: Path | ImageFile) -> tuple[int, int]:
     """Return height and width, EXIF orientation applied, from the file's header.
 
     Raises:
         InputError: the file is missing, too large or of no known format.
     """
-    with _opened(path) as image:
+    file = ImageFile(source) if isinstance(source, Path) else source
+    with _opened(file) as image:
         return _turned((image.height, image.width), _orientation(image))
 
 
+def _cached_pixels(source: DecodedImage) -> Pixels:
+    height, width = source.image_hw
+    end = source.offset + height * width * 3
+    return _mapped(source.path)[source.offset : end].reshape(height, width, 3)
+
+
+@lru_cache(maxsize=4)
+def _mapped(path: Path) -> Pixels:
+    # Copy on write: torch wants writable memory, and the file stays as it is.
+    return np.memmap(path, np.uint8, mode="c")
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such image file; check the dataset's image folder")
+def _opened(file: ImageFile, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Yield the opened image; without `content` no more than the header of a file is read."""
+    if content is None and (file.length is not None or not file.path.is_file()):
+        content = file.read()
+    source = file.path if content is None else io.BytesIO(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                _refuse_size(path, image)
+            with Image.open(source, formats=FORMATS) as image:
+                _refuse_size(file, image)
                 yield image
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path}: not an image of a known format ({', '.join(FORMATS)})"
+            f"{file}: not an image of a known format ({', '.join(FORMATS)})"
         ) from error
     except _DECODER_ERRORS as error:
         cause = str(error) or type(error).__name__
         raise InputError(
-            f"{path}: cannot be decoded ({cause}); replace the file or remove its annotations"
+            f"{file}: cannot be decoded ({cause}); replace the file or remove its annotations"
         ) from error
 
 
-def _refuse_size(path: Path, image: Image.Image) -> None:
+def _refuse_size(file: ImageFile, image: Image.Image) -> None:
     num_pixels = image.width * image.height
     if not 0 < num_pixels <= MAX_PIXELS:
         raise InputError(
-            f"{path}: {image.width} x {image.height} pixels; from 1 to {MAX_PIXELS} can be read"
+            f"{file}: {image.width} x {image.height} pixels; from 1 to {MAX_PIXELS} can be read"
         )
 
 

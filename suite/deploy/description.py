@@ -11,7 +11,8 @@ from suite.checkpoint import TrainedDetector
 from suite.data.transforms import MEAN, STD
 from suite.errors import UsageError
 from suite.graph_metadata import GraphInput, GraphMetadata, Nms, Software
-from suite.recipe import MAX_SIDE, Recipe, recipe_digest
+from suite.recipe import Recipe, recipe_digest
+from suite.recipe_sections import MAX_SIDE
 from suite.sizing import STRIDE_MULTIPLE
 
 OPSET = 18

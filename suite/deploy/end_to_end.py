@@ -22,8 +22,8 @@ from torch import Tensor
 
 from models.detector import Detector
 from models.postprocess import Candidates, PostprocessParameters
+from suite.data.collating import collate
 from suite.data.images import read_image
-from suite.data.loading import collate
 from suite.data.preparing import prepare_image
 from suite.deploy.graph import INNER_NAMES, cut_graph
 from suite.deploy.pairing import Pairing, PairingLimits, pair_detections

@@ -31,7 +31,7 @@ from suite.deploy.description import IR_VERSION, OPSET, describe_graph
 from suite.errors import InputError
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES
 from suite.graph_metadata import Nms, encode_metadata
-from suite.recipe import MAX_SIDE
+from suite.recipe_sections import MAX_SIDE
 from suite.runtime import postprocess_parameters
 from suite.sizing import STRIDE_MULTIPLE
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from suite.errors import Stopped
 from suite.events import Events
 from suite.recipe import Recipe
 from suite.run_folder import create_run_folder
-from suite.training.job import build_trainee, open_batches, prepare_job
+from suite.training.bad_samples import BadSamples
+from suite.training.job import Job, build_trainee, cached, open_batches, prepare_job
 from suite.training.loop import catch_stop_signals, run_steps
 from suite.training.outcome import (
     Run,
@@ -48,8 +50,22 @@ def train(
     """
     job = prepare_job(recipe)
     state = None if resume is None else load_state(resume, job)
+    with cached(job) as ready:
+        folder = resume or create_run_folder(output, recipe.name)
+        _train(ready, folder, state=state, evaluate_at_end=evaluate_at_end, notes=notes)
+    return folder
+
+
+def _train(
+    job: Job,
+    folder: Path,
+    *,
+    state: dict[str, Any] | None,
+    evaluate_at_end: bool,
+    notes: Sequence[str],
+) -> None:
+    """Train in a run folder, from the start or from a state that was saved there."""
     detector, learner, updater = build_trainee(job, load_weights=state is None)
-    folder = resume or create_run_folder(output, recipe.name)
     plan = job.plan
     with (
         catch_stop_signals() as stop_signal,
@@ -57,15 +73,15 @@ def train(
             folder,
             num_steps=plan.num_steps,
             first_step=0 if state is None else state["step"],
-            global_batch=recipe.global_batch,
-            log_every=recipe.log_every_steps,
+            global_batch=job.recipe.global_batch,
+            log_every=job.recipe.log_every_steps,
         ) as events,
     ):
-        run = Run(folder, job, updater, events)
+        run = Run(folder, job, updater, events, _count_bad_samples(job, events))
         if state is None:
             write_start(run)
         else:
-            restore(state, updater=updater, events=events, job=job)
+            restore(state, run)
 
         def stop_if_asked(_done: int = 0) -> None:
             number = stop_signal()
@@ -85,7 +101,7 @@ def train(
                 detector.train()
 
         run_steps(
-            open_batches(job, first_step=updater.num_steps_done),
+            run.bad_samples.watch(open_batches(job, first_step=updater.num_steps_done)),
             device=job.device,
             learner=learner,
             updater=updater,
@@ -94,7 +110,11 @@ def train(
         )
         evaluation = evaluate_run(run, progress=stop_if_asked) if evaluate_at_end else None
         write_run_record(run, evaluation, notes)
-    return folder
+
+
+def _count_bad_samples(job: Job, events: Events) -> BadSamples:
+    limit = job.recipe.data.bad_sample_limit
+    return BadSamples(limit=limit, num_samples=len(job.samples), say=events.say)
 
 
 def _stopped_by(number: int, run: Run) -> Stopped:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from models import Detector
 from suite.checkpoint import build_recipe_detector, start_from_checkpoint
-from suite.data import load_recipe_splits
-from suite.data.batching import RankSteps, build_training_order, trainable_samples
-from suite.data.loading import Batch, TrainingStream, iterate_training
+from suite.data import build_workers, load_recipe_splits
+from suite.data.batching import (
+    RankSteps,
+    TrainingOrder,
+    build_training_order,
+    trainable_samples,
+)
+from suite.data.caching import keep_decoded
+from suite.data.collating import Batch
+from suite.data.loading import TrainingStream, iterate_training
 from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
 from suite.errors import MissingEnvironment, UsageError
+from suite.progress import Progress, TransferBar
 from suite.recipe import Recipe, recipe_digest
 from suite.schedule import learning_rate, steps_per_epoch, total_steps
 from suite.sizing import Sizing, build_sizing
@@ -74,6 +83,28 @@ def prepare_job(recipe: Recipe) -> Job:
     plan = plan_run(recipe, dataset_size=len(samples))
     sizing = build_sizing(recipe.resize)
     return Job(recipe, device, train_set, val_set, samples, sizing, plan)
+
+
+@contextmanager
+def cached(job: Job) -> Iterator[Job]:
+    """Yield the job with its training images kept decoded where its recipe says so.
+
+    Raises:
+        MissingEnvironment: there is no room for them.
+    """
+    if job.recipe.data.cache == "none":
+        yield job
+        return
+    shown = Progress(len(job.samples), label="decode")
+    with keep_decoded(
+        job.samples,
+        where=job.recipe.data.cache,
+        workers=build_workers(job.recipe.data),
+        say=shown.print,
+        progress=lambda done, _: shown.update(done),
+    ) as samples:
+        shown.close()
+        yield replace(job, samples=samples)
 
 
 def _build_device(recipe: Recipe) -> Device:
@@ -139,7 +170,10 @@ def build_trainee(job: Job, *, load_weights: bool = True) -> tuple[Detector, Lea
 def _load_start(detector: Detector, recipe: Recipe) -> None:
     section = recipe.detector
     if section.backbone_weights is not None:
-        load_backbone_weights(detector.backbone, section.backbone_weights)
+        with TransferBar("backbone weights") as bar:
+            load_backbone_weights(
+                detector.backbone, section.backbone_weights, progress=bar.update, say=bar.say
+            )
     if section.weights is not None:
         fresh = start_from_checkpoint(detector, recipe)
         if fresh:
@@ -151,8 +185,18 @@ def _load_start(detector: Detector, recipe: Recipe) -> None:
 
 def open_batches(job: Job, *, first_step: int) -> Generator[Batch]:
     """Yield the batches of all steps from `first_step`; close it where the last is not reached."""
+    return iterate_training(
+        build_stream(job),
+        build_steps(job, first_step=first_step),
+        workers=build_workers(job.recipe.data),
+        pin=job.device.kind != "cpu",
+    )
+
+
+def build_stream(job: Job) -> TrainingStream:
+    """Return the job's training samples as its recipe varies them."""
     recipe = job.recipe
-    stream = TrainingStream(
+    return TrainingStream(
         samples=job.samples,
         sizing=job.sizing,
         augmentation=Augmentation(
@@ -162,13 +206,21 @@ def open_batches(job: Job, *, first_step: int) -> Generator[Batch]:
             jitter=recipe.augment.jitter,
         ),
         seed=recipe.seed,
+        replacing=_build_order(job) if recipe.data.on_bad_sample == "skip" else None,
     )
-    order = build_training_order(
+
+
+def build_steps(job: Job, *, first_step: int) -> RankSteps:
+    """Return which samples each step from `first_step` on takes."""
+    order = _build_order(job)
+    return RankSteps(order=order, first_step=first_step, num_steps=job.plan.num_steps)
+
+
+def _build_order(job: Job) -> TrainingOrder:
+    recipe = job.recipe
+    return build_training_order(
         job.samples, job.sizing, seed=recipe.seed, global_batch=recipe.global_batch
     )
-    steps = RankSteps(order=order, first_step=first_step, num_steps=job.plan.num_steps)
-    pin = job.device.kind != "cpu"
-    return iterate_training(stream, steps, workers=recipe.data.workers, pin=pin)
 
 
 def describe_subject(job: Job) -> dict[str, Any]:
@@ -199,4 +251,5 @@ def describe_conditions(job: Job) -> dict[str, Any]:
         "seed": recipe.seed,
         "train_images": len(job.samples),
         "val_images": len(job.val_set.samples),
+        "image_cache": recipe.data.cache,
     }

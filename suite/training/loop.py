@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from models import Detector
-from suite.data.loading import Batch
+from suite.data.collating import Batch
+from suite.data.prefetching import move_to_device
 from suite.device import Device
 from suite.events import Events
 from suite.training.optim import Updater
@@ -50,10 +51,11 @@ def run_steps(
     Args:
         after_step: called with the number of steps done; checkpoints, evaluates, stops.
     """
-    with closing(batches):  # ends the loader's processes, whatever ends the loop
-        for batch in batches:
+    moved = move_to_device(batches, device)
+    with closing(moved):  # ends the loader's processes, whatever ends the loop
+        for batch in moved:
             lr = updater.lr
-            losses = train_step(batch.to(device.torch_device), learner, updater)
+            losses = train_step(batch, learner, updater)
             events.stepped(losses, lr=lr)
             after_step(updater.num_steps_done)
 
@@ -72,7 +74,8 @@ def catch_stop_signals() -> Iterator[Callable[[], int | None]]:
 
     def remember(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        signal.signal(number, previous[number])
+        # The first handler would still clean up, which can hang as the step may.
+        signal.signal(number, signal.SIG_DFL)
 
     previous: dict[int, Any] = {
         n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import Detector
-from suite.recipe import Optimizer
+from suite.recipe_sections import Optimizer
 
 
 class Updater:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from suite.checkpoint import checkpoint_path, delete_old_checkpoints, write_checkpoint
+from suite.data import build_workers
 from suite.errors import Diverged
 from suite.evaluation import evaluate
-from suite.evaluation.coco import Evaluation, modelzoo_line, write_results
+from suite.evaluation.coco import Evaluation, modelzoo_line
+from suite.evaluation.coco_files import write_results
 from suite.events import DIVERGENCE_REMEDY, Events
 from suite.files import file_sha256
 from suite.recipe import recipe_to_dict, write_recipe
 from suite.records import build_record, write_record
 from suite.runtime import postprocess_parameters, torch_detect
+from suite.training.bad_samples import BadSamples
 from suite.training.job import Job, describe_conditions, describe_subject
 from suite.training.optim import Updater
 
@@ -30,6 +33,7 @@ class Run:
     job: Job
     updater: Updater
     events: Events
+    bad_samples: BadSamples
 
 
 def write_start(run: Run) -> None:
@@ -65,6 +69,7 @@ def save_checkpoint(run: Run) -> None:
     state["class_names"] = list(dataset.class_names)
     state["category_ids"] = list(dataset.category_ids)
     state["data_digest"] = dataset.digest
+    state["bad_samples"] = run.bad_samples.state()
     checkpoints = run.folder / "checkpoints"
     write_checkpoint(state, checkpoint_path(checkpoints, state["step"]))
     delete_old_checkpoints(checkpoints, keep=_KEEP_CHECKPOINTS)
@@ -91,7 +96,7 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
             job.val_set,
             sizing=job.sizing,
             batch_size=_evaluation_batch(job),
-            workers=job.recipe.data.workers,
+            workers=build_workers(job.recipe.data),
             progress=advance,
         )
         write_results(results, run.folder / "eval" / "coco_instances_results.json")
@@ -115,6 +120,7 @@ def write_run_record(run: Run, evaluation: Evaluation | None, notes: Sequence[st
         "scope": "global",
         "window": "all log intervals but the first after each start, data loading included, "
         "evaluation excluded",
+        "bad_samples": run.bad_samples.state(),
     }
     metrics = run.events.totals() | ({} if evaluation is None else evaluation.numbers())
     record = build_record(

@@ -8,16 +8,19 @@ from typing import Any
 
 from suite.checkpoint import load_newest_checkpoint, recipe_of_checkpoint
 from suite.errors import InputError, UsageError
-from suite.events import Events
 from suite.recipe import differing_keys
 from suite.run_folder import open_run_folder
 from suite.training.job import Job
-from suite.training.optim import Updater
+from suite.training.outcome import Run
 
 # Where a run computes and reads, and what it writes when; no trained number depends on these.
 _MAY_DIFFER = {
     "data.root",
     "data.workers",
+    "data.timeout_s",
+    "data.cache",
+    "data.on_bad_sample",
+    "data.bad_sample_limit",
     "device",
     "devices",
     "log_every_steps",
@@ -51,20 +54,21 @@ def load_state(folder: Path, job: Job) -> dict[str, Any]:
     return state
 
 
-def restore(state: dict[str, Any], *, updater: Updater, events: Events, job: Job) -> None:
+def restore(state: dict[str, Any], run: Run) -> None:
     """Put a loaded state in place and record the resumption, with what differs from before.
 
     Raises:
         InputError: it does not fit.
     """
     try:
-        updater.restore(state)
-        events.restore(state["events"])
+        run.updater.restore(state)
+        run.events.restore(state["events"])
+        run.bad_samples.restore(state.get("bad_samples", []))  # of runs that could not skip
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(
             f"the checkpoint of step {state['step']} does not fit its own recipe; delete it"
         ) from error
-    events.wrote("resumed", **_find_changes(state, job))
+    run.events.wrote("resumed", **_find_changes(state, run.job))
 
 
 def _find_changes(state: dict[str, Any], job: Job) -> dict[str, str]:

@@ -20,8 +20,8 @@ import onnxruntime
 
 from suite.checkpoint import load_detector
 from suite.cli.flags import FILE, IMAGE_SIZE
+from suite.data.collating import collate
 from suite.data.images import read_image
-from suite.data.loading import collate
 from suite.data.preparing import prepare_image
 from suite.deploy.graph import build_graph
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.structures import Images
+from suite.bench.data import bench_data, format_stages
 from suite.bench.infer import InferenceRequest, bench_infer
 from suite.bench.timing import summarise_ms
 from suite.bench.train import bench_train
 from suite.data.synthetic import write_synthetic
 from suite.errors import UsageError
-from suite.recipe import load_recipe
+from suite.recipe import Recipe, load_recipe
 from suite.records import load_record, write_record
 from suite.training.optim import Updater
 
@@ -77,7 +79,9 @@ def test_precision_is_of_a_checkpoint(small_graph: Path, small_checkpoint: Path)
         bench_infer(small_graph, asked)
 
 
-def test_training_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def short_recipe(tmp_path: Path) -> Recipe:
+    """Three steps of two generated images."""
     write_synthetic(tmp_path / "data", num_train=6, num_val=1, seed=0)
     overrides = {
         "data.root": str(tmp_path / "data"),
@@ -87,7 +91,10 @@ def test_training_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "precision": "fp32",
         "schedule.epochs": "1",
     }
-    recipe = load_recipe("demo", overrides)
+    return load_recipe("demo", overrides)
+
+
+def test_training_record(short_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[torch.Tensor] = []
     step = Updater.step
 
@@ -96,11 +103,40 @@ def test_training_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return step(updater, loss)
 
     monkeypatch.setattr(Updater, "step", count)
-    record = bench_train(recipe, steps=2, warmup=1)  # all that an epoch of 6 images in pairs has
+    record = bench_train(
+        short_recipe, steps=2, warmup=1
+    )  # all that an epoch of 6 images in pairs has
     assert len(losses) == 2 * 3  # with the loader, then without
     assert record["conditions"]["scope"] == "global"
     assert record["conditions"]["window"] == "2 steps after 1, data loading included"
     per_step = 2 / record["metrics"]["images_per_second"]
     assert 0.3 < per_step / (record["metrics"]["step_ms_p50"] / 1000) < 3
     with pytest.raises(UsageError, match="has 3 steps, fewer than --warmup 1 and --steps 3 need"):
-        bench_train(recipe, steps=3, warmup=1)
+        bench_train(short_recipe, steps=3, warmup=1)
+
+
+@pytest.mark.parametrize("cache", ["none", "disk"])
+def test_data_record(
+    short_recipe: Recipe, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipe = replace(short_recipe, data=replace(short_recipe.data, cache=cache))
+    threads = torch.get_num_threads()
+    record = bench_data(recipe, steps=2, warmup=1)
+    assert torch.get_num_threads() == threads
+    metrics = record["metrics"]
+    assert record["conditions"]["n"] == 4
+    assert record["conditions"]["image_cache"] == cache
+    loading = ("read", "decode", "crop", "resize", "flip_and_colour", "batch")
+    spent = sum(metrics[f"{stage}_ms"] for stage in loading)
+    assert metrics["images_per_second_per_core"] == pytest.approx(1000 / spent)
+    assert metrics["images_per_second_per_core_normalised"] == pytest.approx(
+        1000 / (spent + metrics["normalise_ms"])
+    )
+    assert metrics["images_per_second"] > 0
+    assert (metrics["read_ms"] > 0) == (cache == "none")
+    table = format_stages(record)
+    assert table.splitlines()[0].split() == ["stage", "ms/image", "share"]
+    assert f"one core: {metrics['images_per_second_per_core']:.0f} images/s" in table
+    with pytest.raises(UsageError, match="has 3 steps, fewer than --warmup 1 and --steps 3 need"):
+        bench_data(recipe, steps=3, warmup=1)

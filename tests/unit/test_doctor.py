@@ -47,7 +47,17 @@ def test_every_part_is_reported_once_and_the_device_last() -> None:
     names = [check.name for check in doctor()]
     assert names == [
         *("python", "suite", "torch", "onnx", "onnxscript", "pycocotools", "onnxruntime"),
-        *("tensorboard", "memory", "disk", "shared memory", "cpu", "cuda driver", "cuda"),
+        *(
+            "tensorboard",
+            "simplejpeg",
+            "google-crc32c",
+            "memory",
+            "disk",
+            "shared memory",
+            "cpu",
+            "cuda driver",
+            "cuda",
+        ),
         *("npu driver", "cann", "torch-npu", "npu", "device"),
     ]
 

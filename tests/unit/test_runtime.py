@@ -21,13 +21,14 @@ from models.detector import Detector
 from models.postprocess import PaddedDetections
 from models.structures import Detections, Images
 from suite.checkpoint import load_detector
+from suite.data.collating import collate
 from suite.data.images import read_image
-from suite.data.loading import collate
 from suite.data.preparing import prepare_image
 from suite.device import Device, build_device
 from suite.errors import InputError, MissingEnvironment
 from suite.files import file_sha256
-from suite.recipe import Resize, load_recipe
+from suite.recipe import load_recipe
+from suite.recipe_sections import Resize
 from suite.runtime import (
     build_model_device,
     load_detect,

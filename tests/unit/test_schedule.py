@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suite.errors import UsageError
-from suite.recipe import Schedule, load_recipe
+from suite.recipe import load_recipe
+from suite.recipe_sections import Schedule
 from suite.schedule import (
     decay_steps,
     learning_rate,

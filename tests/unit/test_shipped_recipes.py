@@ -11,15 +11,8 @@ import pytest
 
 import suite.shipped
 from models import DETECTORS
-from suite.recipe import (
-    Detector,
-    Recipe,
-    Resize,
-    RetinaNetVariant,
-    differing_keys,
-    list_shipped_recipes,
-    load_recipe,
-)
+from suite.recipe import Recipe, differing_keys, list_shipped_recipes, load_recipe
+from suite.recipe_sections import Detector, Resize, RetinaNetVariant
 from suite.schedule import peak_learning_rate, total_steps
 from suite.shipped import shipped_folder
 

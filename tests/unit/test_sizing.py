@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite.recipe import Resize
+from suite.recipe_sections import Resize
 from suite.sizing import build_sizing, is_lying
 
 PUBLISHED = build_sizing(Resize(mode="pad", short_side=800, long_side=1333))

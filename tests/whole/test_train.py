@@ -28,6 +28,7 @@ from suite.checkpoint import (
 )
 from suite.data import load_recipe_splits
 from suite.data.synthetic import write_synthetic
+from suite.data.workers import Workers
 from suite.device import build_device
 from suite.errors import Stopped
 from suite.evaluation import evaluate
@@ -226,7 +227,7 @@ def test_averaged_weights_are_the_ones_evaluated(data: Path, train_calmly: Train
             load_recipe_splits(recipe)[1],
             sizing=build_sizing(recipe.resize),
             batch_size=16,
-            workers=0,
+            workers=Workers(num=0),
         )
         results.append(found)
     written = json.loads((run / "eval" / "coco_instances_results.json").read_text())

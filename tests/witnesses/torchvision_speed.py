@@ -37,10 +37,10 @@ from models.boxes import cxcywh_to_xyxy
 from models.focal import focal_loss_sum
 from models.matching import LowQuality, match_with_ignored
 from models.structures import Images, Target
-from suite.data.loading import Batch
+from suite.data.collating import Batch
 from suite.data.transforms import normalisation_affine
 from suite.device import Precision, build_device, tune_cpu_allocator
-from suite.recipe import Optimizer
+from suite.recipe_sections import Optimizer
 from suite.training.loop import build_learner, train_step
 from suite.training.optim import Updater
 from suite.weights import load_backbone_weights

@@ -18,8 +18,8 @@ from suite.data.batching import (
     evaluation_batches,
     trainable_samples,
 )
-from suite.data.sample import Dataset, Sample
-from suite.recipe import Resize
+from suite.data.sample import Dataset, ImageFile, Sample
+from suite.recipe_sections import Resize
 from suite.sizing import Sizing, build_sizing, is_lying
 
 STRETCH = build_sizing(Resize())
@@ -36,7 +36,9 @@ def build_sample(
 ) -> Sample:
     boxes = np.array([[2, 3, 30, 20], [10, 5, 28, 28]], np.float32)[: len(crowd)]
     labels = np.array([0, 1], np.int64)[: len(crowd)]
-    return Sample(image_id, Path("none.png"), image_hw, boxes, labels, np.array(crowd, np.bool_))
+    return Sample(
+        image_id, ImageFile(Path("none.png")), image_hw, boxes, labels, np.array(crowd, np.bool_)
+    )
 
 
 def build_order(shapes: list[tuple[int, int]], *, batch: int, seed: int = 5) -> TrainingOrder:

@@ -6,11 +6,13 @@ import io
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from suite.data.images import MAX_PIXELS, ImageSizeError, read_image, read_image_hw
@@ -25,10 +27,14 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def oriented(path: Path, pixels: np.ndarray, orientation: int) -> Path:
+def orientation_exif(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    return save(path, Image.fromarray(pixels), exif=exif)
+    return exif
+
+
+def oriented(path: Path, pixels: np.ndarray, orientation: int) -> Path:
+    return save(path, Image.fromarray(pixels), exif=orientation_exif(orientation))
 
 
 # What each EXIF orientation asks for, written with array operations instead of Pillow's.
@@ -231,3 +237,47 @@ def test_real_orientations_show_one_upright_photo(shared: Path) -> None:
     photos = np.stack([read_image(folder / name).astype(float) for name in names])
     assert np.abs(photos - photos[0]).mean(axis=(1, 2, 3)).max() < 6
     assert np.abs(photos[0] - photos[0][:, ::-1]).mean() > 30, "a wrong turn would be seen"
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"subsampling": "4:2:0"}),
+        ("RGB", {"subsampling": "4:4:4", "quality": 97}),
+        ("RGB", {"subsampling": "4:2:2", "progressive": True}),
+        ("L", {"quality": 60}),
+        ("CMYK", {}),
+    ],
+)
+def test_both_jpeg_decoders_give_the_same_pixels(
+    tmp_path: Path, mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    image = Image.fromarray(coarse[..., :3]).resize((131, 97)).convert(mode)
+    path = save(tmp_path / "image.jpg", image, **options)
+    turned = save(tmp_path / "turned.jpg", image, exif=orientation_exif(6), **options)
+    quick = [read_image(path), read_image(turned)]
+    monkeypatch.setattr("suite.data.jpeg.INSTALLED", False)
+    for ours, pillows in zip(quick, [read_image(path), read_image(turned)], strict=True):
+        np.testing.assert_array_equal(ours, pillows)
+    assert quick[1].shape == (131, 97, 3)
+
+
+def test_odd_images_are_read_alike_by_both_decoders(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_all() -> dict[str, NDArray[np.uint8] | str]:
+        found: dict[str, NDArray[np.uint8] | str] = {}
+        for path in sorted((shared / "data" / "odd_images").glob("*.jp*")):
+            try:
+                found[path.name] = read_image(path)
+            except InputError as error:
+                found[path.name] = str(error)
+        return found
+
+    quick = read_all()
+    monkeypatch.setattr("suite.data.jpeg.INSTALLED", False)
+    pillows = read_all()
+    assert len(quick) > 20
+    for name, answer in quick.items():
+        np.testing.assert_array_equal(answer, pillows[name], err_msg=name)

@@ -19,18 +19,18 @@ import torch
 from PIL import Image
 
 from suite.data.batching import RankSteps, Turn, build_training_order
+from suite.data.collating import Batch, collate
 from suite.data.loading import (
-    Batch,
     EvaluationSet,
     TrainingStream,
-    collate,
     iterate_evaluation,
     iterate_training,
 )
 from suite.data.preparing import Augmentation, Example, prepare_for_evaluation
-from suite.data.sample import Sample
+from suite.data.sample import ImageFile, Sample
+from suite.data.workers import Workers
 from suite.errors import InputError, SuiteError
-from suite.recipe import Resize
+from suite.recipe_sections import Resize
 from suite.sizing import Sizing, build_sizing
 
 PLAIN = Augmentation(crop="none", crop_factor=1.0, flip=0.0, jitter=False)
@@ -44,7 +44,7 @@ NUM_SAMPLES = 12
 def build_sample(path: Path, image_id: int, *, crowd: tuple[bool, ...] = (False, False)) -> Sample:
     boxes = np.array([[2, 3, 30, 20], [10, 5, 38, 28]], np.float32)[: len(crowd)]
     labels = np.array([0, image_id % 3], np.int64)[: len(crowd)]
-    return Sample(image_id, path, (30, 40), boxes, labels, np.array(crowd, np.bool_))
+    return Sample(image_id, ImageFile(path), (30, 40), boxes, labels, np.array(crowd, np.bool_))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_every_sample_comes_once_an_epoch(
     # Batches of 24 over 10 samples: epochs end inside of batches.
     stream, seen = build_stream(samples[:10], augmentation=PLAIN), []
     ranks = [steps(stream, 5, batch=24, ranks=(rank, num_ranks)) for rank in range(num_ranks)]
-    streams = [iterate_training(stream, share, workers=workers) for share in ranks]
+    streams = [iterate_training(stream, share, workers=Workers(num=workers)) for share in ranks]
     for batches in zip(*streams, strict=True):
         interleaved = zip(*(batch.image_ids for batch in batches), strict=True)
         seen += [image_id for row in interleaved for image_id in row]
@@ -120,7 +120,7 @@ def test_every_sample_comes_once_an_epoch(
 def order(samples: tuple[Sample, ...], *, seed: int, epoch: int) -> list[int]:
     stream = build_stream(samples, augmentation=PLAIN, seed=seed)
     (batch,) = iterate_training(
-        stream, steps(stream, epoch + 1, batch=NUM_SAMPLES, first=epoch), workers=0
+        stream, steps(stream, epoch + 1, batch=NUM_SAMPLES, first=epoch), workers=Workers(num=0)
     )
     return list(batch.image_ids)
 
@@ -133,7 +133,7 @@ def test_the_order_depends_on_seed_and_epoch(samples: tuple[Sample, ...]) -> Non
 
 def test_a_sample_varies_by_epoch_and_not_by_batch(samples: tuple[Sample, ...]) -> None:
     stream = build_stream(samples[:1])
-    first, again, later = (stream[Turn(epoch, 0)] for epoch in (0, 0, 1))
+    first, again, later = (stream.load(Turn(epoch, 0), lambda _: None) for epoch in (0, 0, 1))
     assert isinstance(first, Example)
     assert isinstance(again, Example)
     assert isinstance(later, Example)
@@ -147,8 +147,8 @@ def test_a_sample_varies_by_epoch_and_not_by_batch(samples: tuple[Sample, ...]) 
 def test_workers_change_nothing(samples: tuple[Sample, ...], sizing: Sizing, workers: int) -> None:
     varied = replace(VARIED, crop="none") if sizing.keep_ratio else VARIED
     stream = build_stream(samples, sizing=sizing, augmentation=varied)
-    alone = iterate_training(stream, steps(stream, 6, batch=5), workers=0)
-    shared = iterate_training(stream, steps(stream, 6, batch=5), workers=workers)
+    alone = iterate_training(stream, steps(stream, 6, batch=5), workers=Workers(num=0))
+    shared = iterate_training(stream, steps(stream, 6, batch=5), workers=Workers(num=workers))
     for first, second in zip(alone, shared, strict=True):
         assert_equal(first, second)
 
@@ -156,8 +156,10 @@ def test_workers_change_nothing(samples: tuple[Sample, ...], sizing: Sizing, wor
 @pytest.mark.parametrize("first", [1, 4])
 def test_a_stream_can_begin_at_any_step(samples: tuple[Sample, ...], first: int) -> None:
     stream = build_stream(samples)
-    whole = list(iterate_training(stream, steps(stream, 6, batch=5), workers=0))
-    rest = list(iterate_training(stream, steps(stream, 6, batch=5, first=first), workers=2))
+    whole = list(iterate_training(stream, steps(stream, 6, batch=5), workers=Workers(num=0)))
+    rest = list(
+        iterate_training(stream, steps(stream, 6, batch=5, first=first), workers=Workers(num=2))
+    )
     assert len(rest) == 6 - first
     for early, late in zip(whole[first:], rest, strict=True):
         assert_equal(early, late)
@@ -172,7 +174,9 @@ def test_evaluation_takes_every_image_once_in_order(
     samples: tuple[Sample, ...], batch_size: int, workers: int
 ) -> None:
     evaluation_set = EvaluationSet(samples, STRETCH)
-    batches = list(iterate_evaluation(evaluation_set, batch_size=batch_size, workers=workers))
+    batches = list(
+        iterate_evaluation(evaluation_set, batch_size=batch_size, workers=Workers(num=workers))
+    )
     ids = [image_id for batch in batches for image_id in batch.image_ids]
     assert ids == [sample.image_id for sample in samples]
     assert all(len(batch.images.pixels) == batch_size for batch in batches[:-1])
@@ -181,8 +185,10 @@ def test_evaluation_takes_every_image_once_in_order(
 
 
 def test_images_without_boxes_are_evaluated_too(samples: tuple[Sample, ...]) -> None:
-    empty = build_sample(samples[0].path, 1, crowd=())
-    (batch,) = iterate_evaluation(EvaluationSet((empty,), STRETCH), batch_size=4, workers=0)
+    empty = build_sample(samples[0].image.path, 1, crowd=())
+    (batch,) = iterate_evaluation(
+        EvaluationSet((empty,), STRETCH), batch_size=4, workers=Workers(num=0)
+    )
     assert batch.image_ids == (1,)
     assert batch.target.labels.tolist() == [[-1] * 32]
     assert batch.target.boxes_xyxy.tolist() == [[[0, 0, 0, 0]] * 32]
@@ -192,8 +198,8 @@ def test_images_without_boxes_are_evaluated_too(samples: tuple[Sample, ...]) -> 
 
 
 def test_batches_are_padded_to_the_largest_count(samples: tuple[Sample, ...]) -> None:
-    few = build_sample(samples[0].path, 1, crowd=(False,))
-    none = build_sample(samples[0].path, 2, crowd=())
+    few = build_sample(samples[0].image.path, 1, crowd=(False,))
+    none = build_sample(samples[0].image.path, 2, crowd=())
     batch = collate([prepare_for_evaluation(s, SAME) for s in (few, samples[4], none)])
     # To rows of 32: few shapes for devices that compile each.
     assert batch.target.labels.shape == (3, 32)
@@ -230,21 +236,69 @@ def test_pictures_lie_in_the_corner_of_the_largest_canvas(tmp_path: Path) -> Non
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_image_is_named(samples: tuple[Sample, ...], tmp_path: Path, workers: int) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(samples[0].path.read_bytes()[:200])
+    broken.write_bytes(samples[0].image.path.read_bytes()[:200])
     mixed = (*samples[:6], build_sample(broken, 7))
     stream = build_stream(mixed)
     with pytest.raises(InputError, match=r"broken\.png: cannot be decoded"):
-        list(iterate_training(stream, steps(stream, 9, batch=2), workers=workers))
-    evaluation = iterate_evaluation(EvaluationSet(mixed, STRETCH), batch_size=4, workers=workers)
+        list(iterate_training(stream, steps(stream, 9, batch=2), workers=Workers(num=workers)))
+    evaluation = iterate_evaluation(
+        EvaluationSet(mixed, STRETCH), batch_size=4, workers=Workers(num=workers)
+    )
     assert next(evaluation).image_ids == (100, 101, 102, 103)
     with pytest.raises(InputError, match=r"broken\.png: cannot be decoded"):
         next(evaluation)
 
 
+def with_bad(samples: tuple[Sample, ...], folder: Path, *places: int) -> tuple[Sample, ...]:
+    """Let the images of these samples be no images."""
+    (folder / "bad.png").write_bytes(b"<html>404</html>")
+    bad = ImageFile(folder / "bad.png")
+    return tuple(
+        replace(sample, image=bad) if place in places else sample
+        for place, sample in enumerate(samples)
+    )
+
+
+def replacing(samples: tuple[Sample, ...], *, batch: int) -> TrainingStream:
+    stream = build_stream(samples, augmentation=PLAIN)
+    order = build_training_order(samples, STRETCH, seed=stream.seed, global_batch=batch)
+    return replace(stream, replacing=order)
+
+
+@pytest.mark.parametrize(("num_ranks", "workers"), [(1, 0), (2, 1), (3, 0), (8, 0), (1, 2)])
+def test_bad_samples_are_replaced_and_the_same_on_any_number_of_ranks(
+    samples: tuple[Sample, ...], tmp_path: Path, num_ranks: int, workers: int
+) -> None:
+    stream = replacing(with_bad(samples, tmp_path, 3, 4), batch=24)
+    alone = list(iterate_training(stream, steps(stream, 3, batch=24), workers=Workers(num=0)))
+    assert all(len(batch.image_ids) == 24 for batch in alone)
+    assert not {103, 104} & {image_id for batch in alone for image_id in batch.image_ids}
+    found = {bad.image_id for batch in alone for bad in batch.bad_samples}
+    assert found == {103, 104}
+
+    bad_of_ranks = set()
+    for rank in range(num_ranks):
+        share = steps(stream, 3, batch=24, ranks=(rank, num_ranks))
+        batches = iterate_training(stream, share, workers=Workers(num=workers))
+        for step, batch in enumerate(batches):
+            assert batch.image_ids == alone[step].image_ids[rank::num_ranks]
+            bad_of_ranks |= set(batch.bad_samples)
+    assert {bad.image_id for bad in bad_of_ranks} == found
+    assert all("bad.png: not an image" in bad.reason for bad in bad_of_ranks)
+
+
+def test_where_every_sample_is_bad_replacing_ends(
+    samples: tuple[Sample, ...], tmp_path: Path
+) -> None:
+    stream = replacing(with_bad(samples, tmp_path, *range(NUM_SAMPLES)), batch=4)
+    with pytest.raises(InputError, match=r"bad\.png: not an image"):
+        list(iterate_training(stream, steps(stream, 3, batch=4), workers=Workers(num=0)))
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_closing_ends_the_workers(samples: tuple[Sample, ...], workers: int) -> None:
     stream = build_stream(samples)
-    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=workers)
+    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=Workers(num=workers))
     with pytest.raises(ZeroDivisionError), closing(batches):
         next(batches)
         assert len(multiprocessing.active_children()) == workers
@@ -257,7 +311,7 @@ def test_workers_go_on_after_a_signal_to_the_group(
     samples: tuple[Sample, ...], number: signal.Signals
 ) -> None:
     stream = build_stream(samples)
-    batches = iterate_training(stream, steps(stream, 20, batch=2), workers=2)
+    batches = iterate_training(stream, steps(stream, 20, batch=2), workers=Workers(num=2))
     # Signals come from before the workers' first instruction on, and all the time.
     command = [sys.executable, "-c", SEND_FOR_EVER, str(os.getpid()), str(int(number))]
     killer = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -268,7 +322,7 @@ def test_workers_go_on_after_a_signal_to_the_group(
     finally:
         killer.kill()
         killer.communicate()
-    alone = iterate_training(stream, steps(stream, 20, batch=2), workers=0)
+    alone = iterate_training(stream, steps(stream, 20, batch=2), workers=Workers(num=0))
     for first, second in zip(alone, seen, strict=True):
         assert_equal(first, second)
 
@@ -300,7 +354,7 @@ def test_a_lost_worker_is_explained_at_the_next_batch(
 ) -> None:
     before = signal.getsignal(signal.SIGCHLD)
     stream = build_stream(samples)
-    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=2)
+    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=Workers(num=2))
     next(batches)
     kill_a_worker()
     time.sleep(pause)  # where torch would raise: in the midst of other work
@@ -313,7 +367,7 @@ def test_a_lost_worker_is_explained_at_the_next_batch(
 @pytest.mark.slow
 def test_a_worker_that_hangs_does_not_keep_the_run_from_ending(samples: tuple[Sample, ...]) -> None:
     stream = build_stream(samples)
-    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=2)
+    batches = iterate_training(stream, steps(stream, 10**6, batch=2), workers=Workers(num=2))
     next(batches)
     for child in multiprocessing.active_children():
         assert child.pid is not None

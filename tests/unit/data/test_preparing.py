@@ -16,9 +16,9 @@ from suite.data.preparing import (
     prepare_for_training,
     prepare_image,
 )
-from suite.data.sample import Sample
+from suite.data.sample import ImageFile, Sample
 from suite.data.transforms import average_colour, jitter_affine
-from suite.recipe import Resize
+from suite.recipe_sections import Resize
 from suite.sizing import Sizing, build_sizing
 
 PLAIN = Augmentation(crop="none", crop_factor=1.0, flip=0.0, jitter=False)
@@ -33,7 +33,9 @@ def sample(tmp_path: Path) -> Sample:
     Image.fromarray(noise).save(tmp_path / "noise.png")
     boxes = np.array([[2, 3, 30, 20], [10, 5, 38, 28]], np.float32)
     labels = np.array([0, 2], np.int64)
-    return Sample(100, tmp_path / "noise.png", (30, 40), boxes, labels, np.zeros(2, np.bool_))
+    return Sample(
+        100, ImageFile(tmp_path / "noise.png"), (30, 40), boxes, labels, np.zeros(2, np.bool_)
+    )
 
 
 def test_boxes_go_with_the_resize(sample: Sample) -> None:
@@ -58,7 +60,7 @@ def test_each_side_of_a_box_goes_with_its_own_rounded_scale(sample: Sample) -> N
 
 
 def test_an_image_of_which_nothing_is_known_looks_the_same(sample: Sample) -> None:
-    judged, bare = prepare_for_evaluation(sample, PAD), prepare_image(read_image(sample.path), PAD)
+    judged, bare = prepare_for_evaluation(sample, PAD), prepare_image(read_image(sample.image), PAD)
     assert torch.equal(bare.pixels, judged.pixels)
     assert (bare.original_hw, bare.canvas_hw) == (judged.original_hw, judged.canvas_hw)
     assert (bare.boxes_xyxy.shape, bare.labels.shape) == ((0, 4), (0,))

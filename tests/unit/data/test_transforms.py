@@ -75,25 +75,30 @@ class Script:
         the whole image.
         """
         self.rounds = list(rounds)
-        self.draws: list[NDArray[np.float64]] = []
+        self.sides, self.fractions = np.zeros((2, 2, 4, 50))
 
-    def random(self) -> float:
+    def random(self, size: int | tuple[int, ...]) -> NDArray[np.float64]:
+        if size == (2, 4, 50):
+            return self.fractions
         # Just above and just below one in seven.
-        return 1 / 7 if self.rounds else 1 / 7 - 1e-9
+        return np.array([1 / 7 if place < len(self.rounds) else 1 / 7 - 1e-9 for place in range(4)])
 
-    def integers(self, count: int) -> int:
-        assert count == 6
-        place, windows = self.rounds.pop(0)
-        rows = np.tile([0.0, 0.0, 1.0, 0.3], (50, 1))
-        rows[50 - len(windows) :] = windows
-        spare = 1 - rows[:, 2:]
-        fractions = np.divide(rows[:, :2], spare, out=np.zeros((50, 2)), where=spare > 0)
-        self.draws = [rows[:, 2:].copy(), fractions]
-        return place
+    def integers(self, count: int, size: int) -> NDArray[np.int64]:
+        assert (count, size) == (6, 4)
+        places = np.zeros(4, np.int64)
+        for number, (place, windows) in enumerate(self.rounds):
+            rows = np.tile([0.0, 0.0, 1.0, 0.3], (50, 1))
+            rows[50 - len(windows) :] = windows
+            spare = 1 - rows[:, 2:]
+            fractions = np.divide(rows[:, :2], spare, out=np.zeros((50, 2)), where=spare > 0)
+            self.fractions[:, number] = fractions.T
+            self.sides[:, number] = rows[:, 2:].T
+            places[number] = place
+        return places
 
-    def uniform(self, low: float, high: float, shape: tuple[int, int]) -> NDArray[np.float64]:
-        assert ((low, high), shape) == (((0.3, 1.0), (0.0, 1.0))[2 - len(self.draws)], (50, 2))
-        return self.draws.pop(0)
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        assert (low, high, shape) == (0.3, 1.0, (2, 4, 50))
+        return self.sides
 
 
 def crop(
@@ -158,6 +163,15 @@ def test_a_centre_on_the_edge_is_not_inside() -> None:
 def test_a_round_without_a_valid_window_is_followed_by_another() -> None:
     truth = boxes((0, 0, 100, 50))
     assert crop((5, [HALF]), (0, [HALF]), truth=truth) == (0, 0, 100, 100)
+
+
+def test_rounds_are_drawn_until_one_is_accepted() -> None:
+    # No window but the whole image meets both corners, which one round in seven keeps.
+    corners = boxes((0, 0, 0.4, 0.4), (8.6, 8.6, 9, 9))
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        window = choose_crop(rng, corners, image_hw=(9, 9), rule="all_boxes", factor=1.0)
+        assert window == (0, 0, 9, 9)
 
 
 def test_no_crop_draws_nothing() -> None:

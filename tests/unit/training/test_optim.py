@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Detector
-from suite.recipe import Optimizer
+from suite.recipe_sections import Optimizer
 from suite.training.optim import Updater
 
 

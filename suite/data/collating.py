@@ -1,0 +1,85 @@
+"""Prepared images to batches: padded, put together, movable to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.structures import Images, Target
+from suite.data.preparing import Example
+from suite.data.sample import BadSample
+
+# Targets then have few shapes, for devices that compile each; none is cut off.
+_BOX_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Network inputs with their ground truth.
+
+    Attributes:
+        image_ids: the dataset's own.
+        bad_samples: images that were asked for, could not be read and were replaced by others.
+    """
+
+    images: Images
+    target: Target
+    image_ids: tuple[int, ...]
+    bad_samples: tuple[BadSample, ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy to `device`; asynchronous when the memory is pinned."""
+        return replace(self, images=self.images.to(device), target=self.target.to(device))
+
+    def pin_memory(self) -> Batch:
+        """Copy into page-locked memory."""
+        return replace(self, images=self.images.pin_memory(), target=self.target.pin_memory())
+
+    def share_memory(self) -> None:
+        """Move into shared memory. A worker does so itself: where sending fails, nobody is told."""
+        for tensor in self.tensors():
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors."""
+        for part in (self.images, self.target):
+            yield from vars(part).values()
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Pad pictures to the largest canvas, and boxes to a multiple of `_BOX_ROWS` rows."""
+    most = max(1, *(len(example.labels) for example in examples))
+    most += -most % _BOX_ROWS
+    boxes_xyxy = torch.zeros(len(examples), most, 4)
+    labels = torch.full((len(examples), most), -1)
+    for row, example in enumerate(examples):
+        boxes_xyxy[row, : len(example.labels)] = torch.from_numpy(example.boxes_xyxy)
+        labels[row, : len(example.labels)] = torch.from_numpy(example.labels)
+    images = Images(
+        _pad_pictures(examples),
+        torch.from_numpy(np.stack([example.affine for example in examples])),
+        torch.tensor([example.original_hw for example in examples]),
+        torch.tensor([example.pixels.shape[1:] for example in examples]),
+    )
+    return Batch(
+        images,
+        Target(boxes_xyxy, labels),
+        image_ids=tuple(example.image_id for example in examples),
+        bad_samples=tuple(bad for example in examples for bad in example.replaces),
+    )
+
+
+def _pad_pictures(examples: Sequence[Example]) -> Tensor:
+    height = max(example.canvas_hw[0] for example in examples)
+    width = max(example.canvas_hw[1] for example in examples)
+    pixels = torch.empty(len(examples), 3, height, width, dtype=torch.uint8)
+    for canvas, example in zip(pixels, examples, strict=True):
+        rows, columns = example.pixels.shape[1:]
+        canvas[:, :rows, :columns] = example.pixels
+        canvas[:, :rows, columns:] = 0
+        canvas[:, rows:] = 0
+    return pixels

@@ -1,0 +1,64 @@
+"""Images that a run could not read: counted, told once each, and no more than the recipe allows.
+
+Which images these are depends on the files and the order of the samples alone, so all ranks
+together find the same ones, however many ranks there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
+
+from suite.data.collating import Batch
+from suite.data.sample import BadSample
+from suite.errors import InputError
+
+
+class BadSamples:
+    """The bad samples of a run.
+
+    Args:
+        limit: the part of the samples that may be bad.
+        num_samples: of the training set.
+        say: called with a sentence about each bad sample, once.
+    """
+
+    def __init__(self, *, limit: float, num_samples: int, say: Callable[[str], None]) -> None:
+        self._limit = limit
+        self._num_samples = num_samples
+        self._say = say
+        self._found: dict[int, BadSample] = {}
+
+    def watch(self, batches: Generator[Batch]) -> Generator[Batch]:
+        """Yield batches and note what they replaced. Closes `batches` when it is closed itself.
+
+        Raises:
+            InputError: more samples are bad than the limit allows.
+        """
+        with closing(batches):
+            for batch in batches:
+                for bad in batch.bad_samples:
+                    self._add(bad)
+                yield batch
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return what a checkpoint and a record keep: image id and reason of each, by id."""
+        return [asdict(self._found[image_id]) for image_id in sorted(self._found)]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """Go on from what `state` returned."""
+        self._found = {entry["image_id"]: BadSample(**entry) for entry in state}
+
+    def _add(self, bad: BadSample) -> None:
+        if bad.image_id in self._found:
+            return
+        self._found[bad.image_id] = bad
+        self._say(f"image {bad.image_id} is replaced: {bad.reason}")
+        if len(self._found) > self._limit * self._num_samples:
+            raise InputError(
+                f"{len(self._found)} of {self._num_samples:,} training images cannot be read, "
+                f"more than data.bad_sample_limit {self._limit:g} allows; the last was: "
+                f"{bad.reason}; run `suite data check`"
+            )
