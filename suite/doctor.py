@@ -21,7 +21,7 @@ from tabulate import tabulate
 
 import suite
 from suite.errors import MissingEnvironment
-from suite.provenance import describe_machine
+from suite.provenance import available_memory_bytes, describe_machine
 
 # As in pyproject.toml: the oldest torch with a passing run and the first one not tested.
 TORCH_RANGE = ((2, 13), (2, 14))
@@ -32,7 +32,6 @@ _DEVICE = "device"
 _DEVICE_FILES = Path("/dev")
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - measured, nothing is written there
-_MEMORY_FILE = Path("/proc/meminfo")
 
 _FOR_DATA = ("simplejpeg", "google-crc32c")
 
@@ -135,10 +134,9 @@ def _check_onnxruntime() -> Check:
 
 def _check_memory() -> Check:
     total = describe_machine()["memory_bytes"]
-    if total is None or not _MEMORY_FILE.is_file():
+    available = available_memory_bytes()
+    if total is None or available is None:
         return Check("memory", "ok", "unknown" if total is None else f"{total / GIB:.1f} GiB")
-    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _MEMORY_FILE.read_text(), re.MULTILINE)
-    available = int(found[1]) * 1024 if found else total
     value = f"{total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
     if available < 4 * GIB:
         return Check("memory", "warning", value, "use a smaller global_batch and fewer workers")

@@ -37,6 +37,20 @@ def alone(lock: Path, *, say: Callable[[str], None]) -> Iterator[None]:
         file.close()
 
 
+def is_held(lock: Path) -> bool:
+    """Whether a process is in a block of a lock file."""
+    if sys.platform == "win32":
+        return lock.exists()
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _lock(path: Path, *, say: Callable[[str], None]) -> IO[bytes]:
     while True:
         file = path.open("ab")

@@ -71,15 +71,20 @@ class Progress:
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
-class TransferBar:
-    """Progress in megabytes, from the moment at which somebody knows how many they are."""
+class LateProgress:
+    """Progress from the moment at which somebody knows of how much.
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    Args:
+        label: what is being done.
+        unit: how many of what `update` is told of are one unit of what is shown.
+    """
+
+    def __init__(self, label: str, *, unit: int = 1) -> None:
+        self._label, self._unit = label, unit
         self._bar: Progress | None = None
         self._done = self._total = -1
 
-    def __enter__(self) -> TransferBar:
+    def __enter__(self) -> LateProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,14 +92,14 @@ class TransferBar:
             self._bar.close()
 
     def update(self, done: int, total: int) -> None:
-        """Report bytes done and bytes in all; fewer than before, or of others, begin a new bar."""
-        num_done, num_all = -(-done // _MEGABYTE), -(-total // _MEGABYTE)
+        """Report how much is done and how much there is; less than before begins a new bar."""
+        num_done, num_all = -(-done // self._unit), -(-total // self._unit)
         if (num_done, num_all) == (self._done, self._total):
             return  # what is called for every few bytes must not cost more than they do
         if self._bar is None or num_done < self._done or num_all != self._total:
             if self._bar is not None:
                 self._bar.close()
-            self._bar = Progress(num_all, done=num_done, label=f"{self._label} (MB)")
+            self._bar = Progress(num_all, done=num_done, label=self._label)
         self._done, self._total = num_done, num_all
         self._bar.update(num_done)
 
@@ -104,3 +109,8 @@ class TransferBar:
             click.echo(sentence, err=True)
         else:
             self._bar.print(sentence)
+
+
+def transfer_progress(name: str) -> LateProgress:
+    """Return the progress of a file's bytes, shown in megabytes."""
+    return LateProgress(f"{name} (MB)", unit=_MEGABYTE)

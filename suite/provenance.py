@@ -27,8 +27,10 @@ _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"),
     "numpy": ("numpy",),
     "pillow": ("pillow",),
+    "simplejpeg": ("simplejpeg",),
 }
 _GIT_TIMEOUT_S = 10
+_MEMORY_FILE = Path("/proc/meminfo")
 
 
 def describe_command(arguments: Sequence[str]) -> str:
@@ -47,6 +49,14 @@ def describe_command(arguments: Sequence[str]) -> str:
 def describe_machine() -> dict[str, Any]:
     """Return the processor's name, the cores this process may use, and the memory in bytes."""
     return {"cpu": _read_cpu_name(), "cores": _count_cores(), "memory_bytes": _measure_memory()}
+
+
+def available_memory_bytes() -> int | None:
+    """Return the memory that programs could still take; None where the system does not tell."""
+    if not _MEMORY_FILE.is_file():
+        return None
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", _MEMORY_FILE.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def describe_software() -> dict[str, str | None]:

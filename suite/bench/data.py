@@ -1,8 +1,8 @@
 """The verb `bench data`: how fast a recipe's training images load, and where the time goes.
 
 First one core, in this process, stage by stage, in processor time: what other processes do does not
-count. Then the loader as training runs it, by the clock. Files are read once before, so that disks
-do not count either.
+count. Then the loader as training runs it, by the clock. Files and caches are read once before, so
+that disks do not count either.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import itertools
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
-import numpy as np
 import torch
 from tabulate import tabulate
 
+from suite.bench.timing import count_warmup
 from suite.data.batching import RankSteps
 from suite.data.collating import collate
+from suite.data.images import read_image
 from suite.data.loading import TrainingStream
-from suite.data.preparing import prepare_for_training
-from suite.data.sample import ImageFile
-from suite.errors import UsageError
+from suite.data.sample import DecodedImage, ImageFile
+from suite.errors import InputError
 from suite.recipe import Recipe
 from suite.records import Record, build_record
 from suite.training.job import (
@@ -46,19 +46,15 @@ def bench_data(recipe: Recipe, *, steps: int = 8, warmup: int = 1) -> Record:
     """Measure the loading of a recipe's training images and return the record.
 
     Args:
-        steps: counted batches of `global_batch` images, after `warmup` uncounted ones.
+        steps: counted batches of `global_batch` images, after `warmup` or more uncounted ones.
 
     Raises:
         SuiteError: as `train`.
     """
     job = prepare_job(recipe)
-    if job.plan.num_steps < warmup + steps:
-        raise UsageError(
-            f"recipe {recipe.name}: its run has {job.plan.num_steps} steps, fewer than "
-            f"--warmup {warmup} and --steps {steps} need"
-        )
+    warmup = count_warmup(job, warmup=warmup, steps=steps)
     with cached(job) as ready:
-        _time_reading(ready, range(warmup + steps))  # from the disk; memory has them then
+        _touch(ready, warmup + steps)
         seconds = _time_stages(ready, counts=(warmup, steps))
         by_clock = _time_loader(ready, counts=(warmup, steps))
     num_images = steps * recipe.global_batch
@@ -132,30 +128,39 @@ def _time_stages(job: Job, *, counts: tuple[int, int]) -> dict[str, float]:
 def _prepare_batch(stream: TrainingStream, steps: RankSteps, step: int, watch: _Stopwatch) -> None:
     examples = []
     for turn in steps.order.turns(step):
-        examples.append(
-            prepare_for_training(
-                stream.samples[turn.sample_index],
-                stream.sizing,
-                augmentation=stream.augmentation,
-                rng=np.random.default_rng([stream.seed, *turn]),
-                mark=watch.mark,
-            )
-        )
+        example = stream.load(turn, lambda _: None, mark=watch.mark)
+        if isinstance(example, InputError):
+            raise example
+        examples.append(example)
     batch = collate(examples)
     watch.mark("batch")
     batch.images.normalised()
     watch.mark(_AFTER_LOADING)
 
 
-def _time_reading(job: Job, steps: range) -> float:
-    """Return the processor seconds of reading the files of some steps; what is cached has none."""
+def _touch(job: Job, num_steps: int) -> None:
+    """Bring what the first steps read into memory, as far as it can be read."""
+    for image in _list_images(job, range(num_steps)):
+        with suppress(InputError):
+            if isinstance(image, ImageFile):
+                image.read()
+            else:
+                read_image(image).max()
+
+
+def _list_images(job: Job, steps: range) -> list[ImageFile | DecodedImage]:
     order = build_steps(job, first_step=0).order
     turns = itertools.chain.from_iterable(map(order.turns, steps))
-    images = [job.samples[turn.sample_index].image for turn in turns]
-    files = [image for image in images if isinstance(image, ImageFile)]
+    return [job.samples[turn.sample_index].image for turn in turns]
+
+
+def _time_reading(job: Job, steps: range) -> float:
+    """Return the processor seconds of reading the files of some steps; what is cached has none."""
+    files = [image for image in _list_images(job, steps) if isinstance(image, ImageFile)]
     started = time.process_time()
     for file in files:
-        file.read()
+        with suppress(InputError):
+            file.read()
     return time.process_time() - started if files else 0.0
 
 

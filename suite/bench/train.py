@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from suite.bench.timing import summarise_ms
+from suite.bench.timing import count_warmup, summarise_ms
 from suite.data.collating import Batch
 from suite.data.prefetching import move_to_device
 from suite.device import Device
-from suite.errors import UsageError
 from suite.recipe import Recipe
 from suite.records import Record, build_record
 from suite.training.job import (
@@ -42,18 +41,15 @@ class _Window:
 def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
     """Measure training steps of a recipe on its own data and device; nothing is saved.
 
-    Two windows of `steps` steps, each after `warmup` uncounted ones: end to end with the loader,
-    then on one batch that stays on the device. Their ratio says how far the loader holds it back.
+    Two windows of `steps` steps, each after `warmup` or more uncounted ones: end to end with the
+    loader, then on one batch that stays on the device. Their ratio says how far the loader holds it
+    back.
 
     Raises:
         SuiteError: as `train`.
     """
     job = prepare_job(recipe)
-    if job.plan.num_steps < warmup + steps:
-        raise UsageError(
-            f"recipe {recipe.name}: its run has {job.plan.num_steps} steps, fewer than "
-            f"--warmup {warmup} and --steps {steps} need"
-        )
+    warmup = count_warmup(job, warmup=warmup, steps=steps)
     _, learner, updater = build_trainee(job)
     job.device.reset_peak_memory()
     with cached(job) as ready:

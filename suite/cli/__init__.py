@@ -6,9 +6,11 @@ stdout carries results, stderr logs and progress. Exit codes: 0 done, 1 failure,
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ from suite.errors import SuiteError
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+_CHILDREN_END_S = 5.0
 
 _EPILOG = (
     "Exit codes: 0 done, 1 failure, 2 usage or recipe, 3 a check failed, 4 environment, "
@@ -43,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("SUITE_DEBUG") == "1":
             traceback.print_exc()
         click.echo(f"suite: {error}", err=True)
+        _leave_hanging_children(error.exit_code)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("suite: stopped", err=True)
@@ -51,6 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output has gone (`suite ... | head`); Python must not say so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _leave_hanging_children(exit_code: int) -> None:
+    """Leave at once where a killed loader process does not end, as Python would wait for it.
+
+    So it is in the kernel, at a disk that does not answer.
+    """
+    deadline = time.monotonic() + _CHILDREN_END_S
+    while multiprocessing.active_children():
+        if time.monotonic() > deadline:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(exit_code)
+        time.sleep(0.05)
 
 
 @contextmanager

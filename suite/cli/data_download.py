@@ -25,7 +25,7 @@ def download(name: str, output: Path | None) -> None:
     from there. An archive is deleted once it is unpacked.
     """
     from suite.data.downloading import BACKBONES, DATA_SETS, download_set
-    from suite.progress import TransferBar
+    from suite.progress import transfer_progress
     from suite.weights import fetch_weights
 
     if name in DATA_SETS:
@@ -33,6 +33,6 @@ def download(name: str, output: Path | None) -> None:
         download_set(DATA_SETS[name], folder)
         click.echo(str(folder))
         return
-    with TransferBar(name) as bar:
+    with transfer_progress(name) as bar:
         path = fetch_weights(BACKBONES[name], output, progress=bar.update, say=bar.say)
     click.echo(str(path))

@@ -20,7 +20,7 @@ from suite.data.archives import unpack
 from suite.download import RETRY_DELAYS_S, fetch, say_on_stderr
 from suite.errors import InputError
 from suite.locking import alone
-from suite.progress import TransferBar
+from suite.progress import transfer_progress
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _bring(
     archive: Archive, missing: Sequence[Piece], folder: Path, *, delays_s: Sequence[float]
 ) -> None:
     place = folder / archive.name()
-    with TransferBar(place.name) as bar:
+    with transfer_progress(place.name) as bar:
         fetch(
             archive.url,
             place,
@@ -154,7 +154,7 @@ def _unpack(place: Path, pieces: Sequence[Piece], *, prefix: str) -> None:
         shutil.rmtree(temporary)
     temporary.mkdir()
     try:
-        with TransferBar(f"unpack {place.name}") as bar:
+        with transfer_progress(f"unpack {place.name}") as bar:
             wanted = [prefix + piece.name for piece in pieces]
             unpack(place, temporary, wanted=wanted, progress=bar.update)
         for piece in pieces:

@@ -24,19 +24,22 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from suite.data.jpeg import VERSION as JPEG_VERSION
 from suite.data.jpeg import decode_plain_jpeg
 from suite.data.sample import DecodedImage, ImageFile
 from suite.errors import InputError
 
 Pixels = NDArray[np.uint8]
+
+_RULES_VERSION: Final = 1  # goes up with every change of what the pixels of some file are
 
 MAX_PIXELS: Final = 178_956_970  # where Pillow itself stops by default; 0.5 GB as RGB
 # An allow-list, because Pillow also knows formats that start other programs (EPS runs Ghostscript).
@@ -81,12 +84,16 @@ class ImageSizeError(InputError):
 
 
 def read_image(
-    source: Path | ImageFile | DecodedImage, *, expected_hw: tuple[int, int] | None = None
+    source: Path | ImageFile | DecodedImage,
+    *,
+    content: bytes | None = None,
+    expected_hw: tuple[int, int] | None = None,
 ) -> Pixels:
     """Decode an image by the rules of this module, or take it from where it is kept decoded.
 
     Args:
-        source: a file, a part of one, or pixels in a cache, which nothing may write to.
+        source: a file, a part of one, or pixels in a cache.
+        content: the bytes of the file, where they have been read.
         expected_hw: the annotated size. Where only the pixels before the EXIF orientation have it,
             the annotations were made on those, and those are returned.
 
@@ -100,7 +107,7 @@ def read_image(
     if isinstance(source, DecodedImage):
         return _cached_pixels(source)
     file = ImageFile(source) if isinstance(source, Path) else source
-    stored, orientation = decode_stored(file)
+    stored, orientation = decode_stored(file, content)
     stored_hw = stored.shape[0], stored.shape[1]
     seen_hw = _turned(stored_hw, orientation)
     if expected_hw in (None, seen_hw):
@@ -137,6 +144,12 @@ def decode_stored(file: ImageFile, content: bytes | None = None) -> tuple[Pixels
         return pixels, _orientation(image)
 
 
+def describe_decoders() -> str:
+    """Return what decides about pixels: where it changes, decoded images are other ones."""
+    versions = f"Pillow {PIL.__version__}, simplejpeg {JPEG_VERSION}"
+    return f"rules {_RULES_VERSION}, {versions}"
+
+
 def read_image_hw(source: Path | ImageFile) -> tuple[int, int]:
     """Return height and width, EXIF orientation applied, from the file's header.
 
@@ -149,15 +162,16 @@ def read_image_hw(source: Path | ImageFile) -> tuple[int, int]:
 
 
 def _cached_pixels(source: DecodedImage) -> Pixels:
-    height, width = source.image_hw
-    end = source.offset + height * width * 3
-    return _mapped(source.path)[source.offset : end].reshape(height, width, 3)
-
-
-@lru_cache(maxsize=4)
-def _mapped(path: Path) -> Pixels:
-    # Copy on write: torch wants writable memory, and the file stays as it is.
-    return np.memmap(path, np.uint8, mode="c")
+    # Each image by itself: a private mapping counts in full against memory, and one that is kept
+    # would outlive its file. Copy on write: torch wants writable memory, the file stays as it is.
+    try:
+        return np.memmap(
+            source.path, np.uint8, "c", offset=source.offset, shape=(*source.image_hw, 3)
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source.path}: the cache of decoded images cannot be read ({error}); start again"
+        ) from error
 
 
 @contextmanager

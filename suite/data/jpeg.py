@@ -16,6 +16,7 @@ INSTALLED: Final = importlib.util.find_spec("simplejpeg") is not None
 if INSTALLED:
     import simplejpeg
 
+VERSION: Final = simplejpeg.__version__ if INSTALLED else None
 _PLAIN: Final = ("YCbCr", "Gray")
 
 

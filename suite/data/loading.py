@@ -44,12 +44,23 @@ class TrainingStream:
     seed: int
     replacing: TrainingOrder | None = None
 
-    def load(self, turn: Turn, starting: Callable[[int], None]) -> Example | InputError:
-        """Prepare the sample of a turn, or the first after it in order that can be read."""
+    def load(
+        self,
+        turn: Turn,
+        starting: Callable[[int], None],
+        *,
+        mark: Callable[[str], None] = lambda _: None,
+    ) -> Example | InputError:
+        """Prepare the sample of a turn, or the first after it in order that can be read.
+
+        Args:
+            mark: see `prepare_for_training`.
+        """
         bad: list[BadSample] = []
         while True:
             try:
-                return replace(self._prepare(turn, starting), replaces=tuple(bad))
+                starting(turn.sample_index)
+                return replace(self._prepare(turn, mark), replaces=tuple(bad))
             except InputError as error:
                 if self.replacing is None or len(bad) == _MAX_REPLACEMENTS:
                     return error
@@ -60,13 +71,13 @@ class TrainingStream:
         """Return the name of an image."""
         return str(self.samples[index].image)
 
-    def _prepare(self, turn: Turn, starting: Callable[[int], None]) -> Example:
-        starting(turn.sample_index)
+    def _prepare(self, turn: Turn, mark: Callable[[str], None]) -> Example:
         return prepare_for_training(
             self.samples[turn.sample_index],
             self.sizing,
             augmentation=self.augmentation,
             rng=np.random.default_rng([self.seed, *turn]),
+            mark=mark,
         )
 
 

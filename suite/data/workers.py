@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -92,8 +93,10 @@ def load_batches(
         for process in processes:  # it cannot hear that it should leave
             process.kill()
         raise
-    except (OSError, EOFError) as error:  # a connection to a worker broke; images raise InputError
-        raise worker_lost(error) from error
+    except (OSError, EOFError) as error:
+        if str(error).startswith("Caught "):  # raised by the source, a mistake in our code
+            raise
+        raise worker_lost(error) from error  # a connection to a worker broke
     except RuntimeError as error:
         if re.match("DataLoader worker|received 0 items of ancdata", str(error)):
             raise worker_lost(error) from error
@@ -197,7 +200,8 @@ def _signals_held() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, handler)
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

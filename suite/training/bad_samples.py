@@ -48,17 +48,25 @@ class BadSamples:
         return [asdict(self._found[image_id]) for image_id in sorted(self._found)]
 
     def restore(self, state: list[dict[str, Any]]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned.
+
+        Raises:
+            InputError: as `watch`; the limit may have been lowered.
+        """
         self._found = {entry["image_id"]: BadSample(**entry) for entry in state}
+        self._require_few()
 
     def _add(self, bad: BadSample) -> None:
         if bad.image_id in self._found:
             return
         self._found[bad.image_id] = bad
         self._say(f"image {bad.image_id} is replaced: {bad.reason}")
-        if len(self._found) > self._limit * self._num_samples:
+        self._require_few()
+
+    def _require_few(self) -> None:
+        if len(self._found) / self._num_samples > self._limit:
             raise InputError(
                 f"{len(self._found)} of {self._num_samples:,} training images cannot be read, "
                 f"more than data.bad_sample_limit {self._limit:g} allows; the last was: "
-                f"{bad.reason}; run `suite data check`"
+                f"{list(self._found.values())[-1].reason}; run `suite data check`"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +19,14 @@ from suite.data.batching import (
     build_training_order,
     trainable_samples,
 )
-from suite.data.caching import keep_decoded
+from suite.data.caching import CacheBuild, keep_decoded
 from suite.data.collating import Batch
 from suite.data.loading import TrainingStream, iterate_training
 from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
 from suite.errors import MissingEnvironment, UsageError
-from suite.progress import Progress, TransferBar
+from suite.progress import LateProgress, transfer_progress
 from suite.recipe import Recipe, recipe_digest
 from suite.schedule import learning_rate, steps_per_epoch, total_steps
 from suite.sizing import Sizing, build_sizing
@@ -95,15 +95,13 @@ def cached(job: Job) -> Iterator[Job]:
     if job.recipe.data.cache == "none":
         yield job
         return
-    shown = Progress(len(job.samples), label="decode")
-    with keep_decoded(
-        job.samples,
-        where=job.recipe.data.cache,
-        workers=build_workers(job.recipe.data),
-        say=shown.print,
-        progress=lambda done, _: shown.update(done),
-    ) as samples:
-        shown.close()
+    with ExitStack() as cache:
+        with LateProgress("decode") as shown:
+            build = CacheBuild(
+                workers=build_workers(job.recipe.data), say=shown.say, progress=shown.update
+            )
+            kept = keep_decoded(job.samples, where=job.recipe.data.cache, build=build)
+            samples = cache.enter_context(kept)
         yield replace(job, samples=samples)
 
 
@@ -170,7 +168,7 @@ def build_trainee(job: Job, *, load_weights: bool = True) -> tuple[Detector, Lea
 def _load_start(detector: Detector, recipe: Recipe) -> None:
     section = recipe.detector
     if section.backbone_weights is not None:
-        with TransferBar("backbone weights") as bar:
+        with transfer_progress("backbone weights") as bar:
             load_backbone_weights(
                 detector.backbone, section.backbone_weights, progress=bar.update, say=bar.say
             )

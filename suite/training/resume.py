@@ -13,7 +13,7 @@ from suite.run_folder import open_run_folder
 from suite.training.job import Job
 from suite.training.outcome import Run
 
-# Where a run computes and reads, and what it writes when; no trained number depends on these.
+# Where a run computes and reads, what it writes when, and how much it puts up with.
 _MAY_DIFFER = {
     "data.root",
     "data.workers",

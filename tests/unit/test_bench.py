@@ -111,7 +111,7 @@ def test_training_record(short_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) 
     assert record["conditions"]["window"] == "2 steps after 1, data loading included"
     per_step = 2 / record["metrics"]["images_per_second"]
     assert 0.3 < per_step / (record["metrics"]["step_ms_p50"] / 1000) < 3
-    with pytest.raises(UsageError, match="has 3 steps, fewer than --warmup 1 and --steps 3 need"):
+    with pytest.raises(UsageError, match=r"has 3 steps, fewer than 1 to warm up .*--steps 3"):
         bench_train(short_recipe, steps=3, warmup=1)
 
 
@@ -138,5 +138,17 @@ def test_data_record(
     table = format_stages(record)
     assert table.splitlines()[0].split() == ["stage", "ms/image", "share"]
     assert f"one core: {metrics['images_per_second_per_core']:.0f} images/s" in table
-    with pytest.raises(UsageError, match="has 3 steps, fewer than --warmup 1 and --steps 3 need"):
+    with pytest.raises(UsageError, match=r"has 3 steps, fewer than 1 to warm up .*--steps 3"):
         bench_data(recipe, steps=3, warmup=1)
+
+
+def test_what_was_loaded_ahead_is_not_counted(short_recipe: Recipe) -> None:
+    """Two processes have loaded four batches before the first one is taken."""
+    recipe = replace(short_recipe, data=replace(short_recipe.data, workers=2))
+    with pytest.raises(UsageError, match="fewer than 5 to warm up"):
+        bench_data(recipe, steps=1, warmup=1)
+    with pytest.raises(UsageError, match="fewer than 5 to warm up"):
+        bench_train(recipe, steps=1, warmup=1)
+    longer = replace(recipe, schedule=replace(recipe.schedule, epochs=3.0))
+    window = bench_data(longer, steps=2, warmup=1)["conditions"]["window"]
+    assert window.startswith("2 batches after 5;")

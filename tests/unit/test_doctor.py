@@ -195,11 +195,11 @@ def test_scarce_disk_and_shared_memory_are_warnings(monkeypatch: pytest.MonkeyPa
 def test_scarce_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  9999 kB\nMemAvailable:    1048576 kB\n")
-    monkeypatch.setattr(doctor_module, "_MEMORY_FILE", meminfo)
+    monkeypatch.setattr("suite.provenance._MEMORY_FILE", meminfo)
     found = check("memory")
     assert found.status == "warning"
     assert found.value.endswith("1.0 GiB available")
-    monkeypatch.setattr(doctor_module, "_MEMORY_FILE", tmp_path / "absent")
+    monkeypatch.setattr("suite.provenance._MEMORY_FILE", tmp_path / "absent")
     assert check("memory").status == "ok"
 
 

@@ -55,15 +55,16 @@ def _build_ours(
     arguments: argparse.Namespace, *, normalise: bool = False, cached: bool = False
 ) -> Run:
     """Return our path as a loader process walks it; cached: from images decoded before."""
-    from suite.data.caching import keep_decoded
+    from suite.data.caching import CacheBuild, keep_decoded
     from suite.data.collating import collate
     from suite.data.preparing import Augmentation, prepare_for_training
     from suite.data.workers import Workers
 
     samples, sizing = load_samples(arguments), build_sizing(**SSD)
     if cached:
-        workers, silent = Workers(num=0), lambda *_: None
-        kept = keep_decoded(samples, where="ram", workers=workers, say=silent, progress=silent)
+        silent = lambda *_: None  # noqa: E731
+        build = CacheBuild(workers=Workers(num=0), say=silent, progress=silent)
+        kept = keep_decoded(samples, where="ram", build=build)
         samples = UNTIL_EXIT.enter_context(kept)
     augmentation = Augmentation(crop="all_boxes", crop_factor=1.0, flip=0.5, jitter=True)
     turns = itertools.count()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from subprocess import PIPE
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from suite.data.caching import keep_decoded
+from suite.data.caching import CacheBuild, keep_decoded
 from suite.data.images import read_image
 from suite.data.sample import DecodedImage, ImageFile, Sample
 from suite.data.workers import Workers
-from suite.errors import MissingEnvironment
+from suite.errors import InputError, MissingEnvironment
 
 Where = Literal["ram", "disk"]
 
@@ -59,13 +63,8 @@ def opened(
     samples: tuple[Sample, ...], where: Where, *, workers: int = 0
 ) -> Iterator[tuple[tuple[Sample, ...], Told]]:
     told = Told()
-    with keep_decoded(
-        samples,
-        where=where,
-        workers=Workers(num=workers),
-        say=told.append,
-        progress=told.progress,
-    ) as kept:
+    build = CacheBuild(workers=Workers(num=workers), say=told.append, progress=told.progress)
+    with keep_decoded(samples, where=where, build=build) as kept:
         yield kept, told
 
 
@@ -81,6 +80,7 @@ def test_pixels_are_those_of_the_files(
             pixels = read_image(cached.image, expected_hw=cached.image_hw)
             np.testing.assert_array_equal(pixels, read_image(sample.image))
             pixels[:] = 0  # what torch might do
+            np.testing.assert_array_equal(read_image(cached.image), read_image(sample.image))
             assert str(cached.image) == str(sample.image)
         where_kept = kept[0].image.path
         assert where_kept.exists()
@@ -96,28 +96,121 @@ def test_a_later_run_decodes_nothing(samples: tuple[Sample, ...]) -> None:
         np.testing.assert_array_equal(read_image(kept[3].image), read_image(samples[3].image))
 
 
-def test_a_stale_cache_is_never_used(samples: tuple[Sample, ...]) -> None:
-    path = samples[2].image.path
-    with opened(samples, "disk"):
-        pass
+def replace_photo(path: Path) -> NDArray[np.uint8]:
+    """Put another picture of the same size there, with the old time of change; return it."""
     before = path.stat()
     changed = np.asarray(Image.open(path)) ^ 255
-    # PNG without compression: equal sizes for equal shapes; and the old time of change.
+    # PNG without compression: equal sizes for equal shapes.
     Image.fromarray(changed).save(path, compress_level=0)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return changed
+
+
+def test_a_stale_cache_is_never_used(samples: tuple[Sample, ...]) -> None:
+    for _ in range(3):
+        changed = replace_photo(samples[2].image.path)
+        with opened(samples, "disk") as (kept, told):
+            assert told.decoded == 5
+            np.testing.assert_array_equal(read_image(kept[2].image), changed)
+
+
+def test_a_change_while_the_cache_is_made_shows_at_the_next_start(
+    samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {}
+
+    def read_and_replace(source: ImageFile, **more: Any) -> NDArray[np.uint8]:
+        pixels = read_image(source, **more)
+        if source.path.name == "2.png":
+            changed["pixels"] = replace_photo(source.path)
+        return pixels
+
+    with monkeypatch.context() as patch:
+        patch.setattr("suite.data.caching.read_image", read_and_replace)
+        with opened(samples, "disk"):
+            pass
     with opened(samples, "disk") as (kept, told):
         assert told.decoded == 5
-        np.testing.assert_array_equal(read_image(kept[2].image), changed)
+        np.testing.assert_array_equal(read_image(kept[2].image), changed["pixels"])
 
 
-def test_files_that_were_copied_are_compared_by_content(samples: tuple[Sample, ...]) -> None:
+def test_files_that_were_copied_are_compared_by_content_once(samples: tuple[Sample, ...]) -> None:
     with opened(samples, "disk"):
         pass
     path = samples[1].image.path
     shutil.copy(path, path.with_suffix(".copy"))
     path.with_suffix(".copy").replace(path)  # another inode and times, the same bytes
+    for compared in (2, 0):  # the second of five images, then none
+        with opened(samples, "disk") as (_, told):
+            assert told[0].startswith("using the cache of an earlier run")
+            assert told.decoded == compared
+
+
+def test_another_decoder_has_a_cache_of_its_own(
+    samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(samples, "disk"):
+        pass
+    monkeypatch.setattr("suite.data.images.JPEG_VERSION", "another")
     with opened(samples, "disk") as (_, told):
-        assert told.decoded == 0
+        assert told.decoded == 5
+
+
+def test_parts_of_a_record_file_are_cached_too(samples: tuple[Sample, ...], tmp_path: Path) -> None:
+    parts = [sample.image.path.read_bytes() for sample in samples]
+    record = tmp_path / "all.record"
+    record.write_bytes(b"".join(parts))
+    offsets = np.cumsum([0, *map(len, parts)]).tolist()
+    moved = tuple(
+        replace(sample, image=ImageFile(record, start, len(part), f"record {start}"))
+        for sample, part, start in zip(samples, parts, offsets, strict=False)
+    )
+    for decoded in (5, 0):
+        with opened(moved, "disk") as (kept, told):
+            assert told.decoded == decoded
+            for sample, cached in zip(samples, kept, strict=True):
+                np.testing.assert_array_equal(read_image(cached.image), read_image(sample.image))
+
+
+def test_an_interrupted_build_leaves_nothing(
+    samples: tuple[Sample, ...], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("suite.data.caching.read_image", interrupt)
+    with pytest.raises(KeyboardInterrupt), opened(samples, "disk"):
+        pass
+    assert list(cache.iterdir()) == []
+
+
+def test_what_a_killed_build_left_goes_with_the_next(
+    samples: tuple[Sample, ...], cache: Path
+) -> None:
+    cache.mkdir(parents=True)
+    (cache / f".{'0' * 16}.pixels").write_bytes(b"half")
+    with opened(samples, "disk"):
+        assert sorted(path.suffix for path in cache.iterdir()) == [".json", ".pixels"]
+
+
+def test_shared_memory_of_killed_processes_goes_with_the_next_run(
+    samples: tuple[Sample, ...],
+) -> None:
+    code = (
+        "import os, sys; from suite.data.shared_memory import open_shared_folder\n"
+        "with open_shared_folder() as folder:\n"
+        "    print(folder, flush=True); sys.stdin.read()"
+    )
+    alive = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True)
+    killed = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True)
+    with alive, killed:
+        folders = [Path(process.stdout.readline().strip()) for process in (alive, killed)]  # type: ignore[union-attr]
+        killed.kill()
+        killed.wait()
+        with opened(samples, "ram"):
+            assert [folder.exists() for folder in folders] == [True, False]
+        alive.communicate("")
+    assert not folders[0].exists()
 
 
 def test_other_sizes_and_other_images_have_caches_of_their_own(
@@ -128,28 +221,49 @@ def test_other_sizes_and_other_images_have_caches_of_their_own(
     assert len(list(cache.glob("*.pixels"))) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "no index", "index is not ours"])
+@pytest.mark.parametrize("damage", ["cut", "cut in the index", "index is not ours", "gone"])
 def test_a_damaged_cache_is_made_anew(
     samples: tuple[Sample, ...], cache: Path, damage: str
 ) -> None:
     with opened(samples, "disk"):
         pass
-    (pixels,), (index,) = cache.glob("*.pixels"), cache.glob("*.json")
-    if damage == "cut":
-        pixels.write_bytes(pixels.read_bytes()[:-1])
-    elif damage == "no index":
-        index.unlink()
-    else:
-        index.write_text('{"bytes": 1}')
+    (path,) = cache.glob("*.pixels")
+    content = path.read_bytes()
+    damaged = {
+        "cut": content[:100],
+        "cut in the index": content[:-20],
+        "index is not ours": content[:-8] + bytes(8),
+        "gone": b"",
+    }
+    path.write_bytes(damaged[damage])
     with opened(samples, "disk") as (kept, told):
         assert told.decoded == 5
         np.testing.assert_array_equal(read_image(kept[4].image), read_image(samples[4].image))
 
 
+def test_without_what_the_file_system_said_contents_are_compared(
+    samples: tuple[Sample, ...], cache: Path
+) -> None:
+    with opened(samples, "disk"):
+        pass
+    for path in cache.glob("*.json"):
+        path.write_text("{}")
+    with opened(samples, "disk") as (_, told):
+        assert told[0].startswith("using the cache")
+
+
+def test_a_cache_that_goes_away_is_an_error_with_its_name(samples: tuple[Sample, ...]) -> None:
+    with opened(samples, "disk") as (kept, _):
+        kept[0].image.path.unlink()
+        with pytest.raises(InputError, match=r"\.pixels: the cache of decoded images cannot be"):
+            read_image(kept[0].image)
+
+
 def test_what_cannot_be_decoded_stays_out(samples: tuple[Sample, ...]) -> None:
     samples[0].image.path.write_bytes(b"not an image")
-    for _ in range(2):
-        with opened(samples, "disk") as (kept, _told):
+    for told_last in ("1 images cannot be decoded and stay out", "using the cache"):
+        with opened(samples, "disk") as (kept, told):
+            assert told[-1].startswith(told_last)
             assert isinstance(kept[0].image, ImageFile)
             assert all(isinstance(sample.image, DecodedImage) for sample in kept[1:])
     write_photo(samples[0].image.path, 0)
@@ -163,7 +277,16 @@ def test_too_little_room_is_said_before_anything_is_written(
     samples: tuple[Sample, ...], where: Where, cache: Path
 ) -> None:
     vast = (*samples, replace(samples[0], image_hw=(2**23, 2**23)))
-    room = r"need [\d.]+ GiB, [\d.]+ GiB are free"
+    room = r"need [\d.]+ GiB and 1 GiB to spare, [\d.]+ GiB are free"
     with pytest.raises(MissingEnvironment, match=room), opened(vast, where):
         pass
     assert not cache.exists() or list(cache.iterdir()) == []
+
+
+def test_an_image_larger_than_memory_can_be_kept(tmp_path: Path) -> None:
+    """The mapping of one image must not count for the whole file."""
+    path = tmp_path / "vast.pixels"
+    with path.open("wb") as file:
+        file.truncate(2**42)  # sparse: 4 TiB that take no room
+    image = DecodedImage(path, 2**41, (4, 5), ImageFile(tmp_path / "a.jpg"))
+    assert read_image(image).shape == (4, 5, 3)

@@ -23,7 +23,7 @@ from suite.data.downloading import (
     download_set,
 )
 from suite.errors import InputError
-from suite.progress import TransferBar
+from suite.progress import transfer_progress
 from suite.recipe import load_recipe
 
 IMAGES = {f"train/{number}.jpg": bytes([number]) * 5000 for number in range(4)}
@@ -150,7 +150,7 @@ def test_a_folder_that_lacks_files_is_not_touched(
 
 
 def test_the_bar_begins_again_with_another_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with TransferBar("a.zip") as bar:
+    with transfer_progress("a.zip") as bar:
         for done, total in ((0, 10), (3, 10), (0, 5), (5, 5), (5, 5)):
             bar.update(done * 10**6, total * 10**6)
     assert capsys.readouterr().err == "a.zip (MB) 5/5 ETA 0:00:00\n"
