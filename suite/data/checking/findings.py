@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
-from tabulate import tabulate
-
 from suite.data.formats.annotated import Problem, Report
 
 Severity = Literal["error", "warning", "note"]
 
 MAX_PER_RULE: Final = 10_000  # findings kept of one rule in one split; the others are counted
 _SEVERITIES: Final = ("error", "warning", "note")
-_MAX_ROWS: Final = 5
+_MAX_SHOWN: Final = 5
 _NUM_EXAMPLES: Final = 3
 _STOPS: Final = "training and evaluation stop"
 
@@ -141,17 +139,16 @@ class Findings:
 
 
 def format_findings(findings: Findings) -> str:
-    """Return a table, errors first; what is found often in a split is one row with examples."""
+    """Return what was found as text, errors first; of what is found often, a few examples."""
     if not findings.kept:
         return "no findings"
     groups: dict[tuple[str, Severity, str], list[Finding]] = {key: [] for key in findings.counts}
     for finding in findings.kept:
         groups[finding.split, finding.severity, finding.rule].append(finding)
-    rows: list[list[str]] = []
+    lines: list[str] = []
     for key, total in sorted(findings.counts.items(), key=_rank):
-        rows += _to_rows(groups[key], total)
-    headers = ["severity", "rule", "split", "file", "item", "value", "consequence"]
-    return tabulate(rows, headers=headers, disable_numparse=True)
+        lines += map(make_printable, _describe_group(key, groups[key], total))
+    return "\n".join(lines)
 
 
 def _rank(entry: tuple[tuple[str, Severity, str], int]) -> tuple[int, str, str]:
@@ -159,25 +156,21 @@ def _rank(entry: tuple[tuple[str, Severity, str], int]) -> tuple[int, str, str]:
     return _SEVERITIES.index(severity), rule, split
 
 
-def _to_rows(group: list[Finding], total: int) -> Iterator[list[str]]:
-    if total <= _MAX_ROWS:
-        for item in group:
-            yield _make_row(item, item.file, item.item, item.value)
-        return
-    first = group[0]
-    examples = "; ".join(_as_example(item) for item in group[:_NUM_EXAMPLES])
-    yield _make_row(first, f"{total} times", "", f"{examples}; ...")
-
-
-def _as_example(finding: Finding) -> str:
-    name = finding.file.rpartition("/")[2]
-    place = " of ".join(part for part in (finding.item, name) if part)
-    return f"{place}: {finding.value}" if place else finding.value
-
-
-def _make_row(finding: Finding, file: str, item: str, value: str) -> list[str]:
-    cells = (finding.rule, finding.split, file, item, value, finding.consequence)
-    return [finding.severity, *map(make_printable, cells)]
+def _describe_group(
+    key: tuple[str, Severity, str], group: list[Finding], total: int
+) -> Iterator[str]:
+    split, severity, rule = key
+    times = f", {total:,} times" if total > 1 else ""
+    yield f"{severity}: {rule}{f' in {split}' if split else ''}{times}"
+    shown = group if total <= _MAX_SHOWN else group[:_NUM_EXAMPLES]
+    for finding in shown:
+        yield "    " + ": ".join(
+            part for part in (finding.file, finding.item, finding.value) if part
+        )
+    if len(shown) < total:
+        yield f"    and {total - len(shown):,} more, which --json lists"
+    for consequence in dict.fromkeys(finding.consequence for finding in shown):
+        yield f"    -> {consequence}"
 
 
 def make_printable(text: str) -> str:

@@ -127,13 +127,13 @@ def test_each_box_that_is_repaired_is_listed_with_its_id(tmp_path: Path) -> None
     assert found["degenerate"][0].value == "xywh [3, 3, 0, 5] in 32 x 24"
 
 
-def test_many_boxes_are_one_row_and_still_single_in_json(tmp_path: Path) -> None:
+def test_many_boxes_are_examples_and_still_single_in_json(tmp_path: Path) -> None:
     boxes = [(-4.0, float(row), 29.0, 14.0 + row / 100) for row in range(9)]
     check = run(make_set(tmp_path, {"a.png": boxes}))
-    rows = [line for line in format_check(check).splitlines() if "clipped" in line]
-    assert len(rows) == 1
-    assert "9 times" in rows[0]
-    assert rows[0].count("annotation ") == 3
+    lines = format_check(check).splitlines()
+    start = lines.index("note: clipped in train, 9 times")
+    assert sum("annotation " in line for line in lines[start : start + 4]) == 3
+    assert lines[start + 4] == "    and 6 more, which --json lists"
     plain = to_json(check)
     listed = [item for item in plain["findings"] if item["rule"] == "clipped"]
     assert [item["item"] for item in listed] == [f"annotation {n}" for n in range(1, 10)]
@@ -270,20 +270,28 @@ def test_the_detector_must_have_as_many_classes_as_the_data(
     assert "set detector.num_classes to 2" in finding.consequence
 
 
-def test_table_puts_errors_first_and_shows_control_characters() -> None:
+def test_text_puts_errors_first_and_shows_control_characters() -> None:
     findings = Findings()
     for severity, name in (("note", "b.jpg"), ("error", "\x1b[2Jé.jpg")):
         detail = Detail(name, "1\n2", "007")
         findings.add(severity, f"{severity}s", detail, split="train", consequence="stops")
-    lines = format_findings(findings).splitlines()
-    assert lines[0].split() == [
-        "severity", "rule", "split", "file", "item", "value", "consequence",
-    ]  # fmt: skip
-    assert lines[2].startswith("error")
-    assert "\x1b" not in lines[2]
-    assert r"\x1b[2Jé.jpg" in lines[2]
-    assert r"1\n2" in lines[2]
-    assert "007" in lines[2]
+    for number in range(9):
+        detail = Detail(f"{number}.jpg", "", "crowd")
+        findings.add("note", "crowd", detail, split="val", consequence="left out")
+    assert format_findings(findings).splitlines() == [
+        "error: errors in train",
+        r"    \x1b[2Jé.jpg: 1\n2: 007",
+        "    -> stops",
+        "note: crowd in val, 9 times",
+        "    0.jpg: crowd",
+        "    1.jpg: crowd",
+        "    2.jpg: crowd",
+        "    and 6 more, which --json lists",
+        "    -> left out",
+        "note: notes in train",
+        r"    b.jpg: 1\n2: 007",
+        "    -> stops",
+    ]
 
 
 def test_command_on_flags_and_on_a_recipe(tmp_path: Path, run_suite: Any) -> None:
