@@ -7,6 +7,7 @@ left corner, as the data set states them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,12 +66,15 @@ class AnnotatedSet:
         num_images: how many `images` yields, if it meets no problem.
         images: starts a pass over the images, in the order of the file; any number of times.
         digest: sha256 (hex) over the annotation content.
+        dropped: what the files say that this form has no place for, by name, and how often; complete
+            when `images` has been read.
     """
 
     category_names: Mapping[int, str]
     num_images: int
     images: Callable[[], Iterator[AnnotatedImage]]
     digest: str
+    dropped: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
