@@ -120,7 +120,7 @@ def _open(samples: Sequence[Sample], path: Path, build: CacheBuild) -> tuple[Sam
     if now != seen:
         _write_seen(path, index["token"], now)
     build.say(f"using the cache of an earlier run: {_describe(samples, path)}")
-    return _with_pixels(samples, path, index["sha256"])
+    return _with_pixels(samples, path, index["token"], index["sha256"])
 
 
 def _load_index(path: Path, samples: Sequence[Sample]) -> dict[str, Any] | None:
@@ -209,18 +209,20 @@ def _fill(
     left_out = digests.count(None)
     if left_out:
         build.say(f"{left_out} images cannot be decoded and stay out; run `suite data check`")
-    return _with_pixels(samples, path, digests)
+    return _with_pixels(samples, path, token, digests)
 
 
 def _with_pixels(
-    samples: Sequence[Sample], path: Path, digests: Sequence[str | None]
+    samples: Sequence[Sample], path: Path, token: str, digests: Sequence[str | None]
 ) -> tuple[Sample, ...]:
-    return tuple(
-        sample
-        if digest is None
-        else replace(sample, image=DecodedImage(path, offset, sample.image_hw, _encoded(sample)))
-        for sample, digest, offset in zip(samples, digests, _offsets(samples)[:-1], strict=True)
-    )
+    decoded = []
+    for sample, digest, offset in zip(samples, digests, _offsets(samples)[:-1], strict=True):
+        if digest is not None:
+            image = DecodedImage(path, token, offset, sample.image_hw, _encoded(sample))
+            decoded.append(replace(sample, image=image))
+        else:
+            decoded.append(sample)
+    return tuple(decoded)
 
 
 def _offsets(samples: Sequence[Sample]) -> list[int]:

@@ -24,6 +24,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -98,7 +99,7 @@ def read_image(
             the annotations were made on those, and those are returned.
 
     Returns:
-        uint8 [H,W,3], RGB.
+        uint8 [H,W,3], RGB; of a cache it is read-only.
 
     Raises:
         ImageSizeError: neither form of the image has the annotated size.
@@ -162,16 +163,21 @@ def read_image_hw(source: Path | ImageFile) -> tuple[int, int]:
 
 
 def _cached_pixels(source: DecodedImage) -> Pixels:
-    # Each image by itself: a private mapping counts in full against memory, and one that is kept
-    # would outlive its file. Copy on write: torch wants writable memory, the file stays as it is.
+    height, width = source.image_hw
+    end = source.offset + height * width * 3
     try:
-        return np.memmap(
-            source.path, np.uint8, "c", offset=source.offset, shape=(*source.image_hw, 3)
-        )
+        return _mapped(source.path, source.token)[source.offset : end].reshape(height, width, 3)
     except (OSError, ValueError) as error:
         raise InputError(
             f"{source.path}: the cache of decoded images cannot be read ({error}); start again"
         ) from error
+
+
+@lru_cache(maxsize=2)
+def _mapped(path: Path, _token: str) -> Pixels:
+    # Kept, as mapping it anew costs more than reading an image. Read-only, which does not count
+    # against memory. By its token: another cache may come to stand under the same name.
+    return np.memmap(path, np.uint8, mode="r")
 
 
 @contextmanager

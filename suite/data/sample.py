@@ -61,9 +61,15 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Where the pixels of an image lie, decoded: uint8 [H,W,3] at an offset of a cache file."""
+    """Where the pixels of an image lie, decoded: uint8 [H,W,3] at an offset of a cache file.
+
+    Attributes:
+        token: of the file's content; two caches never have the same.
+        original: what was decoded.
+    """
 
     path: Path
+    token: str
     offset: int
     image_hw: tuple[int, int]
     original: ImageFile

@@ -31,6 +31,8 @@ _KEEP_WHOLE_PROBABILITY = 1 / 7
 _NUM_CANDIDATES = 50
 _ROUNDS_AT_ONCE = 4  # on average three are needed
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_IDENTITY = np.eye(3)
+_TO_GREY = np.outer(np.ones(3), _LUMA)
 _RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
@@ -41,8 +43,9 @@ def resize_image(image: NDArray[np.uint8], image_hw: tuple[int, int]) -> Tensor:
     The one resize of training, evaluation and prediction.
     """
     # The view is channels-last, for which torch has a vectorised uint8 kernel. It copies a crop
-    # first, which numpy does in a third of the time.
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    # first, which numpy does in a third of the time; and torch wants memory it could write to.
+    whole = np.require(image, requirements=["C", "W"])
+    pixels = torch.from_numpy(whole).permute(2, 0, 1)[None]
     return F.interpolate(pixels, size=image_hw, mode="bilinear", antialias=True)[0].contiguous()
 
 
@@ -149,14 +152,14 @@ def crop_boxes(
     edges = np.array(window, dtype=np.float32)
     centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
     stays = np.all((centres > edges[:2]) & (centres < edges[2:]), axis=1)
-    clipped = boxes_xyxy[stays].clip(np.tile(edges[:2], 2), np.tile(edges[2:], 2))
-    return clipped - np.tile(edges[:2], 2), stays
+    corner, end = edges[[0, 1, 0, 1]], edges[[2, 3, 2, 3]]
+    return boxes_xyxy[stays].clip(corner, end) - corner, stays
 
 
 def scale_boxes(boxes_xyxy: Boxes, *, from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Boxes:
     """Move boxes along with a resize."""
-    factors = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]], dtype=np.float32)
-    return boxes_xyxy * np.tile(factors, 2)
+    x, y = to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]
+    return boxes_xyxy * np.array([x, y, x, y], dtype=np.float32)
 
 
 def flip_boxes(boxes_xyxy: Boxes, *, width: int) -> Boxes:
@@ -169,7 +172,7 @@ def flip_boxes(boxes_xyxy: Boxes, *, width: int) -> Boxes:
 
 def normalisation_affine() -> NDArray[np.float32]:
     """Return the [3,4] affine that maps RGB in [0, 1] to zero mean and unit deviation."""
-    return _normalise(np.eye(3), np.zeros(3))
+    return _normalise(_IDENTITY, np.zeros(3))
 
 
 def jitter_affine(rng: np.random.Generator, mean_rgb: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -187,13 +190,13 @@ def jitter_affine(rng: np.random.Generator, mean_rgb: NDArray[np.float64]) -> ND
     brightness = rng.uniform(-0.125, 0.125)
     contrast, saturation = rng.uniform(0.5, 1.5, 2)
     angle = 2 * math.pi * rng.uniform(-0.05, 0.05)
-    saturate = saturation * np.eye(3) + (1 - saturation) * np.outer(np.ones(3), _LUMA)
+    saturate = saturation * _IDENTITY + (1 - saturation) * _TO_GREY
     mix = _hue_rotation(angle) @ saturate
     return _normalise(mix * contrast, mix @ ((1 - contrast) * mean_rgb + brightness))
 
 
 def _hue_rotation(angle: float) -> NDArray[np.float64]:
-    turn = np.eye(3)
+    turn = _IDENTITY.copy()
     turn[1:, 1:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     return np.asarray(_YIQ_TO_RGB @ turn @ _RGB_TO_YIQ)
 

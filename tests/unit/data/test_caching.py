@@ -79,8 +79,7 @@ def test_pixels_are_those_of_the_files(
             assert isinstance(cached.image, DecodedImage)
             pixels = read_image(cached.image, expected_hw=cached.image_hw)
             np.testing.assert_array_equal(pixels, read_image(sample.image))
-            pixels[:] = 0  # what torch might do
-            np.testing.assert_array_equal(read_image(cached.image), read_image(sample.image))
+            assert not pixels.flags.writeable
             assert str(cached.image) == str(sample.image)
         where_kept = kept[0].image.path
         assert where_kept.exists()
@@ -254,6 +253,7 @@ def test_without_what_the_file_system_said_contents_are_compared(
 
 def test_a_cache_that_goes_away_is_an_error_with_its_name(samples: tuple[Sample, ...]) -> None:
     with opened(samples, "disk") as (kept, _):
+        assert isinstance(kept[0].image, DecodedImage)
         kept[0].image.path.unlink()
         with pytest.raises(InputError, match=r"\.pixels: the cache of decoded images cannot be"):
             read_image(kept[0].image)
@@ -284,9 +284,9 @@ def test_too_little_room_is_said_before_anything_is_written(
 
 
 def test_an_image_larger_than_memory_can_be_kept(tmp_path: Path) -> None:
-    """The mapping of one image must not count for the whole file."""
+    """The mapping must not count against memory."""
     path = tmp_path / "vast.pixels"
     with path.open("wb") as file:
         file.truncate(2**42)  # sparse: 4 TiB that take no room
-    image = DecodedImage(path, 2**41, (4, 5), ImageFile(tmp_path / "a.jpg"))
+    image = DecodedImage(path, "a", 2**41, (4, 5), ImageFile(tmp_path / "a.jpg"))
     assert read_image(image).shape == (4, 5, 3)
