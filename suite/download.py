@@ -54,7 +54,7 @@ def fetch(
         url: https; http is for this machine alone.
         path: missing folders are made.
         digest: its sha256 in hexadecimal, or how that begins, where the publisher states it. Else
-            the first file counts: its sha256 is kept beside it, as ``NAME.sha256``.
+            the first file counts, see `keep_digest`.
         progress: called with the bytes done and the bytes in all.
         say: called with what a person should know, a sentence at a time.
         delays_s: seconds to wait before each further try, while tries are in vain.
@@ -63,6 +63,25 @@ def fetch(
         InputError: it cannot be had, or is another file than expected; `path` stays as it was.
         UsageError: a URL of another kind.
     """
+    found = fetch_unproven(url, path, digest=digest, progress=progress, say=say, delays_s=delays_s)
+    if not digest:
+        keep_digest(path, found, say=say)
+
+
+def fetch_unproven(
+    url: str,
+    path: Path,
+    *,
+    digest: str | None = None,
+    progress: Progress = show_nothing,
+    say: Say = say_on_stderr,
+    delays_s: Sequence[float] = RETRY_DELAYS_S,
+) -> str:
+    """Do what `fetch` does but keep no digest, and return the sha256 of the file.
+
+    For callers who can tell from the content whether it is the right file (and not the page of a
+    network that wants a login): they call `keep_digest` when they know.
+    """
     require_fetchable(url)
     part, kept = _Part(url, path), _beside(path, ".sha256")
     try:
@@ -70,11 +89,30 @@ def fetch(
         found = _digest_there(path, expected)
         if found is None:
             found = _bring(part, expected, progress=progress, say=say, delays_s=delays_s)
-        if not expected.digest:
-            write_text(kept, found + "\n")
-            say(f"{path.name}: no digest is published; kept for the next time: sha256 {found}")
     except OSError as error:
         raise InputError(f"{path}: cannot be written or read ({error})") from error
+    return found
+
+
+def keep_digest(path: Path, digest: str, *, say: Say = say_on_stderr) -> None:
+    """Make a file without a published digest the one that counts, as ``NAME.sha256`` beside it.
+
+    Args:
+        path: of the file.
+        digest: its sha256; one that is kept already has been compared by `fetch` and stays.
+        say: see `fetch`.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    kept = _beside(path, ".sha256")
+    if kept.exists():
+        return
+    try:
+        write_text(kept, digest + "\n")
+    except OSError as error:
+        raise InputError(f"{kept}: cannot be written ({error})") from error
+    say(f"{path.name}: no digest is published; kept for the next time: sha256 {digest}")
 
 
 def require_room(folder: Path, num_bytes: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from suite.cli.data_flags import FORMATS, find_source, name_split, source_flags
+from suite.cli.data_flags import FORMATS, find_source, name_splits, source_flags
 from suite.cli.flags import FILE, print_json
 from suite.errors import UsageError
 
@@ -86,13 +86,11 @@ def convert(
 
 
 def _name_splits(source: Source, name: str | None) -> Mapping[str, Location]:
-    """Return the splits by the names of their files, such as train2017."""
-    if source.recipe is None:
-        return {name or named: place for named, place in source.splits.items()}
-    if name is not None:
+    """Return the splits by the names of their files, such as train2017, or the given one."""
+    if source.recipe is not None and name is not None:
         raise UsageError("--split: a recipe has two; leave it out")
-    named = {name_split(place): place for place in source.splits.values()}
-    return named if len(named) == len(source.splits) else source.splits
+    names = name_splits(source)
+    return {name or names[split]: place for split, place in source.splits.items()}
 
 
 @contextmanager

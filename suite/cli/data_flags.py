@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from suite.cli.flags import FILE
-from suite.errors import UsageError
+from suite.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from suite.data.formats import Format, Location
@@ -92,6 +93,22 @@ def name_split(location: Location) -> str:
     return name.strip("._-?[]") or "data"
 
 
+def name_splits(source: Source) -> Mapping[str, str]:
+    """Return split -> the name of its file or folder; where two have one name, the splits' own."""
+    named = {split: name_split(place) for split, place in source.splits.items()}
+    return named if len(set(named.values())) == len(named) else {split: split for split in named}
+
+
+def require_writable(path: Path) -> None:
+    """Raise InputError where no file can be made at `path`; nothing is left there."""
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 def _find_in_recipe(recipe: str, *, data: str | None, assignments: Sequence[str]) -> Source:
     from suite.cli.flags import load_recipe_with
     from suite.data import locate_split
@@ -122,10 +139,12 @@ def _find_customary(data_format: Format, annotations: Path) -> Path | None:
     """Return the label map of the data set's root, as `locate_split` does for a recipe."""
     from suite.data import LABEL_MAPS
 
-    depths = {"voc": (2,), "tfrecord": (0,), "yolo": (0, 1)}.get(data_format, ())
+    depth = {"voc": 2, "tfrecord": 0}.get(data_format)  # the reader of YOLO finds its own
     parents = annotations.absolute().parents
-    places = [parents[depth] / LABEL_MAPS[data_format] for depth in depths if depth < len(parents)]
-    return next((place for place in places if place.is_file()), None)
+    if depth is None or depth >= len(parents):
+        return None
+    place = parents[depth] / LABEL_MAPS[data_format]
+    return place if place.is_file() else None
 
 
 def _refuse_given(flags: Mapping[str, object], reason: str) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from suite.cli.data_flags import find_source, source_flags
+from suite.cli.data_flags import find_source, require_writable, source_flags
 from suite.cli.flags import FILE, print_json, progress_of
+from suite.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from suite.data.formats import Location
@@ -42,21 +43,37 @@ def stats(
     """Count the data of RECIPE, or what the flags describe: images, boxes, sizes, classes."""
     from suite.data_stats.page import render_page
     from suite.data_stats.tables import format_statistics
-    from suite.files import write_text
 
     source = find_source(recipe, **where)
+    if page is not None:
+        _require_new(page)
     splits = {
         name: _count(name, location, num_examples if page else 0)
         for name, location in source.splits.items()
     }
     if page is not None:
-        write_text(page, render_page(source.name, splits))
+        _write_page(page, render_page(source.name, splits))
     if as_json:
         counted = {name: asdict(split.statistics) for name, split in splits.items()}
         print_json("suite.data-stats/1", splits=counted)
     else:
         tables = [format_statistics(name, split.statistics) for name, split in splits.items()]
         click.echo("\n\n".join(tables))
+
+
+def _require_new(page: Path) -> None:
+    if page.exists() or page.is_symlink():
+        raise UsageError(f"{page}: is there already; name a new file")
+    require_writable(page)
+
+
+def _write_page(page: Path, text: str) -> None:
+    from suite.files import write_text
+
+    try:
+        write_text(page, text)
+    except OSError as error:
+        raise InputError(f"{page}: cannot be written ({error.strerror or error})") from error
 
 
 def _count(name: str, location: Location, num_examples: int) -> CountedSplit:

@@ -9,8 +9,8 @@ one is missing; all are then numbered from 1.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,29 @@ def load_dataset(location: Location) -> Dataset:
     return build_dataset(open_annotated(location))
 
 
+@dataclass(frozen=True)
+class Subjects:
+    """What a split is about: category id -> name, and the ids of its images."""
+
+    category_names: Mapping[int, str]
+    image_ids: Collection[int]
+
+
+def compare_ground_truth(truth: Subjects, data: Subjects) -> Iterator[tuple[str, str, str]]:
+    """Yield what keeps a file from judging a split, as (rule, what is wrong, remedy)."""
+    if dict(truth.category_names) != dict(data.category_names):
+        found, wanted = (_join(list(side.category_names.values())) for side in (truth, data))
+        value = f"its categories {found} are not those of the data, {wanted}"
+        yield "ground_truth_classes", value, "both must name the same classes with the same ids"
+    missing = set(truth.image_ids) ^ set(data.image_ids)
+    if missing:
+        value = (
+            f"image {min(missing)} is not in both, the file and the data "
+            f"({len(missing)} such images)"
+        )
+        yield "ground_truth_images", value, "give the annotations of this split"
+
+
 def replace_ground_truth(dataset: Dataset, path: Path) -> Dataset:
     """Return a data set that is judged by a COCO file, which knows its images and categories.
 
@@ -42,21 +65,15 @@ def replace_ground_truth(dataset: Dataset, path: Path) -> Dataset:
     """
     # Its file names are not followed: the images are the data set's own.
     truth = build_dataset(read_coco(path, path.parent))
-    if truth.category_ids != dataset.category_ids or truth.class_names != dataset.class_names:
-        raise InputError(
-            f"{path}: its categories {_join(truth.class_names)} are not those of the data, "
-            f"{_join(dataset.class_names)}"
-        )
-    missing = {sample.image_id for sample in dataset.samples} ^ {
-        sample.image_id for sample in truth.samples
-    }
-    if missing:
-        raise InputError(
-            f"{path}: image {min(missing)} is not in both, the file and the data "
-            f"({len(missing)} such images); give the annotations of this split"
-        )
+    for _, value, remedy in compare_ground_truth(_list_subjects(truth), _list_subjects(dataset)):
+        raise InputError(f"{path}: {value}; {remedy}")
     digest = hashlib.sha256(f"{dataset.digest} {truth.digest}".encode()).hexdigest()
     return replace(dataset, coco=truth.coco, digest=digest)
+
+
+def _list_subjects(dataset: Dataset) -> Subjects:
+    names = dict(zip(dataset.category_ids, dataset.class_names, strict=True))
+    return Subjects(names, [sample.image_id for sample in dataset.samples])
 
 
 def _join(names: Sequence[str]) -> str:

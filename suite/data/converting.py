@@ -2,20 +2,20 @@
 
 Ids and names are kept. Where a target numbers its classes itself (YOLO, from 0) or the caller asks
 for other ids, the map stands in the result and in ``conversion.json`` in the output, with what
-could not be carried, by reason, and the rounding on the way. Which id is which class is only ever
-read from a file: 1..90 is never taken for 0..79.
+could not be carried, by reason, and the rounding of reading and of writing. Which id is which class
+is only ever read from a file: 1..90 is never taken for 0..79.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal, NoReturn
 
 from suite.data.formats import Format, Location
@@ -30,12 +30,20 @@ from suite.files import completing
 SCHEMA: Final = "suite.conversion/1"
 SUMMARY_NAME: Final = "conversion.json"
 
-_ROUNDING: Final[dict[Format, str]] = {
-    "coco": "none, all digits are written",
+_READING: Final[dict[Format, str]] = {
+    "coco": "no rounding",
+    "voc": "boxes to within 1e-8 pixels",
+    "yolo": "boxes to 1e-6 pixels",
+    "tfrecord": "boxes to 0.001 pixels, areas to six digits",
+}
+_WRITING: Final[dict[Format, str]] = {
+    "coco": "no rounding",
     "voc": "boxes to within 1e-8 pixels",
     "yolo": "boxes to within 1e-6 pixels",
     "tfrecord": "corners to within 0.001 pixels in images up to 8,000 pixels, areas to six digits",
 }
+# Beyond these a number is infinite in the target: TFRecord has float32.
+_LARGEST: Final[dict[Format, float]] = {"tfrecord": (2 - 2**-23) * 2.0**127}
 _SPLIT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -122,7 +130,7 @@ def convert(
         folder = stack.enter_context(completing(output))
         splits = {}
         for name, annotated in opened.items():
-            tally = _Tally(name, annotated, new_ids, options.progress)
+            tally = _Tally(name, annotated, new_ids, to=to, progress=options.progress)
             destination = Destination(
                 folder=folder, split=name, images=options.images, num_shards=options.num_shards
             )
@@ -130,7 +138,7 @@ def convert(
             splits[name] = _tell_split(sources[name], tally, not_carried, options)
         conversion = Conversion(
             target_format=to,
-            rounding=_ROUNDING[to],
+            rounding=_tell_rounding(sources.values(), to),
             categories=_map_categories(names, new_ids, to),
             splits=splits,
         )
@@ -153,6 +161,12 @@ def _require_options(
             raise UsageError("images cannot be left: the records hold them; copy them")
     if options.images == "leave" and to != "coco":
         raise UsageError(f"images cannot be left: {to} has them in its own folders; copy or link")
+
+
+def _tell_rounding(sources: Iterable[Location], to: Format) -> str:
+    formats = sorted({location.format for location in sources})
+    reading = " and ".join(f"read from {name}: {_READING[name]}" for name in formats)
+    return f"{reading}; written to {to}: {_WRITING[to]}"
 
 
 def _stop(problem: Problem) -> NoReturn:
@@ -200,9 +214,12 @@ class _Tally:
         name: str,
         annotated: AnnotatedSet,
         new_ids: Mapping[int, int],
+        *,
+        to: Format,
         progress: Callable[[str, int, int], None] | None,
     ) -> None:
         self._name, self._new_ids, self._progress = name, new_ids, progress
+        self._largest = _LARGEST.get(to, sys.float_info.max)
         self.annotated = annotated
         self.num_images = self.num_boxes = self.num_not_finite = 0
         self.image_folder: Path | None = None
@@ -218,8 +235,11 @@ class _Tally:
     def _pass_images(self) -> Iterator[AnnotatedImage]:
         for image in self.annotated.images():
             if self.image_folder is None:
-                self.image_folder = image.image.path.parents[image.file_name.count("/")]
-            boxes = tuple(self._renumber(box) for box in image.boxes if _is_finite(box))
+                depth = len(PurePosixPath(image.file_name).parts) - 1
+                self.image_folder = image.image.path.parents[depth]
+            boxes = tuple(
+                self._renumber(box) for box in image.boxes if _is_finite(box, self._largest)
+            )
             yield replace(image, boxes=boxes)
             self.num_images += 1
             self.num_boxes += len(image.boxes)
@@ -232,8 +252,11 @@ class _Tally:
         return box if new_id == box.category_id else replace(box, category_id=new_id)
 
 
-def _is_finite(box: AnnotatedBox) -> bool:
-    return all(map(math.isfinite, box.box_xywh))
+def _is_finite(box: AnnotatedBox, largest: float) -> bool:
+    """Whether all numbers that may be written of a box are finite and not above `largest`."""
+    x, y, width, height = box.box_xywh
+    numbers = (x, y, width, height, x + width, y + height, width * height, box.area or 0)
+    return all(-largest <= number <= largest for number in numbers)
 
 
 def _tell_split(
@@ -241,7 +264,8 @@ def _tell_split(
 ) -> ConvertedSplit:
     if tally.num_not_finite:
         not_carried["box with a coordinate that is not finite"] += tally.num_not_finite
-    left_in = tally.image_folder if options.images == "leave" else None
+    not_carried += tally.annotated.dropped
+    left_in = location.images or tally.image_folder if options.images == "leave" else None
     return ConvertedSplit(
         source_format=location.format,
         source=str(location.annotations),

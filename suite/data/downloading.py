@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from suite.data.archives import unpack
-from suite.download import RETRY_DELAYS_S, fetch, say_on_stderr
+from suite.download import RETRY_DELAYS_S, fetch_unproven, keep_digest, say_on_stderr
 from suite.errors import InputError
 from suite.locking import alone
 from suite.progress import transfer_progress
@@ -135,7 +135,7 @@ def _bring(
 ) -> None:
     place = folder / archive.name()
     with transfer_progress(place.name) as bar:
-        fetch(
+        found = fetch_unproven(
             archive.url,
             place,
             digest=archive.digest,
@@ -144,6 +144,8 @@ def _bring(
             delays_s=delays_s,
         )
     _unpack(place, missing, prefix=archive.prefix)
+    if not archive.digest:
+        keep_digest(place, found)  # not before: a wrong first file would make the right one wrong
     place.unlink()
 
 
@@ -161,7 +163,8 @@ def _unpack(place: Path, pieces: Sequence[Piece], *, prefix: str) -> None:
             num_lacking = _count_lacking(temporary / prefix / piece.name, piece)
             if num_lacking:
                 raise InputError(
-                    f"{place}: not the published archive, {num_lacking} files of {piece.name} lack"
+                    f"{place}: not the published archive, {num_lacking} files of {piece.name} "
+                    "lack; delete it to fetch it again"
                 )
         if sys.platform != "win32":
             os.sync()  # so that no crash leaves the names of files without their content

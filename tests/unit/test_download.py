@@ -264,45 +264,6 @@ def test_another_digest_leaves_nothing(site: Any, path: Path) -> None:
     assert names(path) == []
 
 
-def test_the_first_file_counts_where_no_digest_is_published(site: Any, path: Path) -> None:
-    said: list[str] = []
-    url = site.put("/a.zip", CONTENT)
-    fetch(url, path, say=said.append)
-    sentence = f"no digest is published; kept for the next time: sha256 {sha256(CONTENT)}"
-    assert said == [f"fetching {url}", f"a.zip: {sentence}"]
-    assert (path.parent / "a.zip.sha256").read_text() == sha256(CONTENT) + "\n"
-    fetch(url, path, say=said.append)
-    assert (len(said), len(site.asked)) == (2, 1)
-
-    path.unlink()
-    site.put("/a.zip", OTHER, tag='"2"')
-    with pytest.raises(InputError, match=r"as .*a\.zip\.sha256 says \(delete that to accept"):
-        fetch(url, path, say=quiet)
-    assert names(path) == ["a.zip.sha256"]
-    (path.parent / "a.zip.sha256").unlink()
-    fetch(url, path, say=quiet)
-    assert path.read_bytes() == OTHER
-
-
-def test_a_file_that_is_there_is_checked_and_stays(site: Any, path: Path) -> None:
-    path.parent.mkdir()
-    path.write_bytes(OTHER)
-    with pytest.raises(InputError, match=r"its sha256 is .*; delete the file to fetch it again"):
-        fetch_quietly("https://example.org/a.zip", path)
-    fetch("https://example.org/a.zip", path, say=quiet)  # whatever the first one is
-    assert path.read_bytes() == OTHER
-    path.write_bytes(CONTENT)
-    with pytest.raises(InputError, match=r"its sha256 is "):
-        fetch("https://example.org/a.zip", path, say=quiet)
-
-
-def test_a_kept_digest_must_be_one(path: Path) -> None:
-    path.parent.mkdir()
-    (path.parent / "a.zip.sha256").write_bytes(b"\xff\n")
-    with pytest.raises(InputError, match=r"a\.zip\.sha256: not a sha256; delete it"):
-        fetch("https://example.org/a.zip", path)
-
-
 @pytest.mark.parametrize(
     ("length", "message"),
     [

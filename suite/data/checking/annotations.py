@@ -31,8 +31,8 @@ class Scan:
 
     Attributes:
         category_names: category id -> name.
-        pictures: every image that is listed for the first time.
-        repeated: ids of the images that were listed before under another id.
+        pictures: every image, of those that share a file and a size the first.
+        repeated: ids of the others.
         boxes_of_class: category id -> boxes, crowd regions included.
         last_box_id: the largest of the set's box ids; 0 where the format has none.
         reaches: detector -> what of the boxes its anchors reach.
@@ -80,12 +80,12 @@ def scan_annotations(
     """
     scan = Scan(annotated.category_names)
     scan.reaches = {detector.name: Reach() for detector in expectations.detectors}
-    first_ids: dict[ImageFile, int] = {}
+    listed: dict[ImageFile, list[Picture]] = {}
     images = annotated.images()
     while chunk := list(islice(images, _CHUNK)):
         for image in chunk:
             _check_image(image, split, findings)
-            _note_image(image, split, scan, first_ids=first_ids, findings=findings)
+            _note_image(image, split, scan, listed=listed, findings=findings)
         flat = flatten(chunk)
         check_boxes(
             flat,
@@ -120,18 +120,25 @@ def _note_image(
     split: str,
     scan: Scan,
     *,
-    first_ids: dict[ImageFile, int],
+    listed: dict[ImageFile, list[Picture]],
     findings: Findings,
 ) -> None:
-    first = first_ids.setdefault(image.image, image.image_id)
-    if first == image.image_id:
-        scan.pictures.append(Picture(split, image.image_id, image.image, image.image_hw))
+    earlier = listed.setdefault(image.image, [])
+    picture = Picture(split, image.image_id, image.image, image.image_hw)
+    is_first = not earlier
+    # Of two entries with other sizes one may be the right one: both are looked at.
+    if any(other.image_hw == picture.image_hw for other in earlier):
+        scan.repeated.add(image.image_id)
+    else:
+        earlier.append(picture)
+        scan.pictures.append(picture)
+    if is_first:
         return
-    scan.repeated.add(image.image_id)
+    value = f"the file of image {earlier[0].image_id}"
     findings.add(
         "warning",
         "duplicate_image",
-        Detail(str(image.image), f"image {image.image_id}", f"the file of image {first}"),
+        Detail(str(image.image), f"image {image.image_id}", value),
         split=split,
         consequence="trained on and evaluated more than once",
     )
@@ -192,6 +199,22 @@ def _check_classes(scan: Scan, split: str, findings: Findings) -> None:
                 Detail("", f"category {category_id}", name),
                 split=split,
                 consequence="cannot be learned from this split, and has no AP in it",
+            )
+    _check_class_names(scan, split, findings)
+
+
+def _check_class_names(scan: Scan, split: str, findings: Findings) -> None:
+    ids_of: dict[str, list[str]] = {}
+    for category_id, name in scan.category_names.items():
+        ids_of.setdefault(name, []).append(str(category_id))
+    for name, ids in ids_of.items():
+        if len(ids) > 1:
+            findings.add(
+                "warning",
+                "duplicate_class_name",
+                Detail("", f"categories {', '.join(ids)}", name),
+                split=split,
+                consequence="cannot become VOC or TFRecord; drawings do not tell them apart",
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from tabulate import tabulate
@@ -12,6 +13,7 @@ from tabulate import tabulate
 from suite.data.checking.anchors import REACHED_IOU, build_detector_anchors
 from suite.data.checking.annotations import Expectations, Scan, scan_annotations
 from suite.data.checking.findings import Detail, Findings, format_findings, make_printable
+from suite.data.checking.ground_truth import check_ground_truth
 from suite.data.checking.pictures import Progress, Unusable, check_pictures
 from suite.data.formats import Location, open_annotated
 from suite.recipe import Recipe
@@ -41,6 +43,7 @@ class Check:
 def check_splits(
     locations: Mapping[str, Location],
     *,
+    findings: Findings | None = None,
     recipe: Recipe | None = None,
     decode: bool = True,
     workers: int = 0,
@@ -50,6 +53,7 @@ def check_splits(
 
     Args:
         locations: split name -> where it lies.
+        findings: what is found is added here as it is found; None: to new ones.
         recipe: whose detector and data section the set is held against.
         decode: also decode every image.
         workers: processes that decode; 0: this one.
@@ -59,7 +63,7 @@ def check_splits(
         InputError: the annotations of a split are missing, of another format or without categories.
     """
     show = show or _show_nothing
-    findings = Findings()
+    findings = findings or Findings()
     expectations = Expectations(
         detectors=build_detector_anchors(recipe),
         use_crowd=None if recipe is None else recipe.data.use_crowd,
@@ -74,6 +78,9 @@ def check_splits(
     _compare_classes(scans, findings)
     if recipe is not None:
         _compare_class_count(scans, recipe.detector.num_classes, findings)
+        truth = recipe.data.val.ground_truth
+        if truth is not None and "val" in scans:
+            check_ground_truth(Path(recipe.data.root) / truth, scans["val"], "val", findings)
     pictures = [picture for scan in scans.values() for picture in scan.pictures]
     with show(len(pictures), "images") as progress:
         unusable = check_pictures(

@@ -3,15 +3,18 @@
 What is done, and counted by these names:
 
 - Entries that the reader reports, by its rules: left out; but of annotations with one id
-  (``duplicate_id``) all keep their box, and the later ones get a new id.
+  (``duplicate_id``) all keep their box. ``new_box_id``: a COCO box without an id, or whose id is
+  another's, gets the next one after the largest.
 - ``damaged_image``: images that cannot be decoded or are not of the annotated size are left out,
-  with their boxes. ``duplicate_image``: of images with the same content only the first stays.
-  ``in_val``: of those that train and val share only val's.
+  with their boxes. Of the others with the same content only the first stays (``duplicate_image``),
+  and of those that train and val share only val's (``in_val``).
 - ``not_finite``, ``degenerate``, ``outside``: such boxes are left out; ``clipped``: cut at the
   image's edge, by the rules of `suite.data.repair`. ``duplicate_box``: only the first stays.
 
-Nothing else changes: ids, names, crowd, the areas of boxes that were not cut. COCO's ``info``,
-``licenses`` and ``supercategory`` are not carried over, as in a conversion.
+Nothing else that the suite reads changes: ids, names, crowd, the areas of boxes that were not cut.
+What it does not read (COCO's ``info``, ``licenses`` and ``supercategory``, masks and captions of
+records, elements of VOC's that repeat) or its writers cannot carry is not there, as in a
+conversion, and counted too. Polygons of YOLO's become their boxes; its numbers get twelve decimals.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
+from suite.data import LABEL_MAPS
 from suite.data.assembly import stack_boxes_xyxy
 from suite.data.checking.checks import Check
 from suite.data.formats import Location, open_annotated
@@ -35,13 +39,19 @@ from suite.data.formats.writing import write_annotated
 from suite.data.repair import DROPPING_RULES, clip_boxes, repair_boxes
 from suite.errors import InputError, UsageError
 from suite.files import completing, replacing
+from suite.recipe_sections import Data
 
 _IMAGES_PER_SHARD: Final = 4096  # of TFRecord files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """Ids of the images of one split that are left out, by reason, and where box ids go on."""
+    """What becomes of one split.
+
+    Attributes:
+        images: ids of those that are left out -> why.
+        next_box_id: where box ids go on; 0: the format has none.
+    """
 
     images: Mapping[int, str]
     next_box_id: int
@@ -57,12 +67,17 @@ def require_new_output(locations: Mapping[str, Location], output: Path) -> None:
         raise UsageError(f"{output}: a corrected set in COCO's format is {wanted}")
 
 
-def write_corrected(check: Check, output: Path) -> dict[str, Counter[str]]:
+def write_corrected(
+    check: Check, output: Path, *, names: Mapping[str, str] | None = None
+) -> dict[str, Counter[str]]:
     """Write what a check makes of its splits, all or nothing; return what was changed, by split.
 
-    COCO: one split becomes the .json file `output`, two become <split>.json in the folder `output`;
+    COCO: one split becomes the .json file `output`, two become <name>.json in the folder `output`;
     images stay where they are. Others: a new data set in the folder `output`, its image
     files linked where the file system can, else copied.
+
+    Args:
+        names: split -> what its files are called; None: as the split is.
 
     Raises:
         UsageError: see `require_new_output`.
@@ -74,13 +89,42 @@ def write_corrected(check: Check, output: Path) -> dict[str, Counter[str]]:
         if location.format == "coco":
             return {split: _write_coco_file(check, split, output)}
     changes = {}
+    names = names or {split: split for split in check.locations}
     with completing(output) as folder:
         for split, location in check.locations.items():
             if location.format == "coco":
-                changes[split] = _write_coco(check, split, folder / f"{split}.json")
+                changes[split] = _write_coco(check, split, folder / f"{names[split]}.json")
             else:
-                changes[split] = _write_split(check, split, folder, images="link")
+                destination = _plan_destination(check, split, folder, name=names[split])
+                changes[split] = _write_split(check, split, destination)
     return changes
+
+
+def find_settings(section: Data, output: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields of a recipe, and their values, with which it uses a corrected set.
+
+    Args:
+        section: the recipe's own.
+        output, names: as given to `write_corrected`.
+    """
+    root = output.absolute()
+    if section.format == "coco":
+        return {
+            f"data.{split}.annotations": str(root / f"{name}.json") for split, name in names.items()
+        }
+    settings = {"data.root": str(root)}
+    for split, name in names.items():
+        settings[f"data.{split}.annotations"] = {
+            "voc": name, "yolo": f"labels/{name}", "tfrecord": f"{name}-*"
+        }[section.format]  # fmt: skip
+        if section.format == "yolo":
+            settings[f"data.{split}.images"] = f"images/{name}"
+    if section.label_map is not None:
+        settings["data.label_map"] = LABEL_MAPS[section.format]
+    if section.val.ground_truth is not None:
+        truth = Path(section.root) / section.val.ground_truth
+        settings["data.val.ground_truth"] = str(truth.absolute())
+    return settings
 
 
 def _write_coco_file(check: Check, split: str, output: Path) -> Counter[str]:
@@ -93,24 +137,27 @@ def _write_coco_file(check: Check, split: str, output: Path) -> Counter[str]:
 
 def _write_coco(check: Check, split: str, target: Path) -> Counter[str]:
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        changes = _write_split(check, split, Path(name), images="leave")
+        destination = Destination(folder=Path(name), split=split, images="leave")
+        changes = _write_split(check, split, destination)
         (written,) = Path(name, "annotations").iterdir()
         written.replace(target)
     return changes
 
 
-def _write_split(
-    check: Check, split: str, folder: Path, *, images: Literal["link", "leave"]
-) -> Counter[str]:
+def _plan_destination(check: Check, split: str, folder: Path, *, name: str) -> Destination:
+    num_shards = -(-check.scans[split].num_images // _IMAGES_PER_SHARD)
+    return Destination(folder=folder, split=name, images="link", num_shards=num_shards)
+
+
+def _write_split(check: Check, split: str, destination: Destination) -> Counter[str]:
     location = check.locations[split]
     changes: Counter[str] = Counter()
     removal = plan_removal(check, split)
     if len(removal.images) >= check.scans[split].num_images:
         raise InputError(f"{location.annotations}: no image is left that could be used")
-    num_shards = -(-check.scans[split].num_images // _IMAGES_PER_SHARD)
-    destination = Destination(folder=folder, split=split, images=images, num_shards=num_shards)
-    lost = write_annotated(mend(location, removal, changes), location.format, destination)
-    return +(changes + check.findings.problems.get(split, Counter()) + lost)
+    mended = mend(location, removal, changes)
+    lost = write_annotated(mended, location.format, destination)
+    return +(changes + check.findings.problems.get(split, Counter()) + lost + mended.dropped)
 
 
 def plan_removal(check: Check, split: str) -> Removal:
@@ -123,8 +170,9 @@ def plan_removal(check: Check, split: str) -> Removal:
         ("damaged_image", unusable.damaged),
     ):
         reasons.update({image_id: reason for name, image_id in found if name == split})
-    # An image whose first entry is damaged is damaged under its other ids too: they go anyway.
-    return Removal(images=reasons, next_box_id=scan.last_box_id + 1 if scan.last_box_id else 0)
+    # Repeated entries share a file and a size: where the first is damaged, so are they.
+    has_box_ids = check.locations[split].format == "coco"
+    return Removal(images=reasons, next_box_id=scan.last_box_id + 1 if has_box_ids else 0)
 
 
 def mend(location: Location, removal: Removal, changes: Counter[str]) -> AnnotatedSet:
@@ -145,6 +193,7 @@ def mend(location: Location, removal: Removal, changes: Counter[str]) -> Annotat
                 continue
             boxes = _mend_boxes(image, changes)
             if removal.next_box_id:
+                changes["new_box_id"] += sum(not box.box_id for box in boxes)
                 boxes = [box if box.box_id else replace(box, box_id=next(new_ids)) for box in boxes]
             yield replace(image, boxes=tuple(boxes))
 

@@ -85,7 +85,8 @@ def check_pictures(
         if progress:
             progress(done, len(tasks))
     for group in by_digest.values():
-        _check_same(group, unusable, findings)
+        _tell_same(group, findings)
+        _leave_out_same(group, unusable)
     return unusable
 
 
@@ -170,13 +171,12 @@ def _new_pool(workers: int) -> ProcessPoolExecutor:
     )
 
 
-def _check_same(group: Sequence[Picture], unusable: Unusable, findings: Findings) -> None:
+def _tell_same(group: Sequence[Picture], findings: Findings) -> None:
     """Tell of pictures with equal content, which are in the order of the splits."""
     first_of: dict[str, Picture] = {}
     for picture in group:
         first = first_of.setdefault(picture.split, picture)
-        if first is not picture:
-            unusable.repeated.add((picture.split, picture.image_id))
+        if first.file != picture.file:  # two entries of one file were told of before
             value = f"same content as image {first.image_id}, {first.file}"
             findings.add(
                 "warning",
@@ -187,9 +187,6 @@ def _check_same(group: Sequence[Picture], unusable: Unusable, findings: Findings
             )
     if len(first_of) > 1:
         train, val = list(first_of.values())[:2]
-        unusable.in_val.update(
-            (picture.split, picture.image_id) for picture in group if picture.split == train.split
-        )
         findings.add(
             "warning",
             "in_both_splits",
@@ -197,3 +194,16 @@ def _check_same(group: Sequence[Picture], unusable: Unusable, findings: Findings
             split="",
             consequence="evaluation would measure memory of training images",
         )
+
+
+def _leave_out_same(group: Sequence[Picture], unusable: Unusable) -> None:
+    """Choose among pictures with equal content; damaged ones go anyway, so none goes for them."""
+    ids_of: dict[str, list[tuple[str, int]]] = {}
+    for picture in group:
+        key = (picture.split, picture.image_id)
+        if key not in unusable.damaged:
+            ids_of.setdefault(picture.split, []).append(key)
+    for keys in ids_of.values():
+        unusable.repeated.update(keys[1:])
+    if len(ids_of) > 1:
+        unusable.in_val.update(next(iter(ids_of.values())))

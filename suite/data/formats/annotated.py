@@ -66,8 +66,8 @@ class AnnotatedSet:
         num_images: how many `images` yields, if it meets no problem.
         images: starts a pass over the images, in the order of the file; any number of times.
         digest: sha256 (hex) over the annotation content.
-        dropped: what the files say that this form has no place for, by name, and how often; complete
-            when `images` has been read.
+        dropped: what the files say that this form has no place for, by name, and how often;
+            complete when `images` has been read.
     """
 
     category_names: Mapping[int, str]

@@ -7,7 +7,6 @@ seven times its size on disk; `coco_stream` reads it without that.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -23,7 +22,9 @@ from suite.data.formats.annotated import (
 from suite.data.formats.coco_items import (
     ImageEntry,
     Json,
+    count_dropped,
     find_list_problem,
+    load_json,
     locate_image,
     parse_box,
     parse_categories,
@@ -79,12 +80,13 @@ def read_coco(annotations: Path, image_folder: Path, *, report: Report = refuse)
             )
 
     digest = hashlib.sha256(content).hexdigest()
-    return AnnotatedSet(category_names, len(entries), images, digest)
+    dropped = count_dropped(document, document["categories"])
+    return AnnotatedSet(category_names, len(entries), images, digest, dropped)
 
 
 def _parse(content: bytes, path: Path) -> Json:
     try:
-        document = json.loads(content)
+        document = load_json(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); give a COCO annotation file") from error
     problem = find_list_problem(document)

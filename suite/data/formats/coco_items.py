@@ -1,12 +1,16 @@
 """The single entries of a COCO annotation file, checked; shared by all that read one.
 
 A parser returns None for an entry that it reported as a `Problem`. Ids are integers of at most 63
-bits. Annotation ids may be missing or 0, which pycocotools takes for "unmatched".
+bits. Annotation ids may be missing or 0, which pycocotools takes for "unmatched". ``info``,
+``licenses``, and of a category ``supercategory`` and such have no place in an `AnnotatedSet`;
+`count_dropped` counts them.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections import Counter
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeGuard
@@ -16,8 +20,11 @@ from suite.data.formats.containment import ContainedFolder, UnsafeName
 from suite.errors import InputError
 
 MAX_SIDE: Final = 2**24  # float32 holds every pixel coordinate up to here
+_LISTS: Final = ("images", "annotations", "categories")
+_CATEGORY_KEYS: Final = frozenset(("id", "name"))
 _OWNERS: Final = {"image_id": "images", "category_id": "categories"}
 _MAX_ID: Final = 2**63 - 1
+_MAX_ID_DIGITS: Final = 19
 _MAX_NUMBER: Final = 2**53  # float64 holds every integer up to here
 _BOX_KEYS: Final = frozenset(("id", "image_id", "category_id", "bbox", "area", "iscrowd"))
 _IMAGE_KEYS: Final = frozenset(("id", "file_name", "width", "height"))
@@ -151,11 +158,57 @@ def find_list_problem(document: object) -> str:
     """Return what keeps a JSON document from being COCO's three lists of objects, "" if nothing."""
     if not isinstance(document, dict):
         return "the file must hold one JSON object"
-    for key in ("images", "annotations", "categories"):
+    for key in _LISTS:
         items = document.get(key)
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             return f"{key!r} must be a list of objects"
     return ""
+
+
+def load_json(text: str | bytes) -> Any:
+    """Parse JSON; Python would silently take the last of two lists with one key.
+
+    Raises:
+        ValueError: it is not JSON, or one of COCO's lists stands twice in an object.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_require_each_list_once)
+
+
+def _require_each_list_once(pairs: list[tuple[str, Any]]) -> Json:
+    item = dict(pairs)
+    if len(item) < len(pairs):
+        keys = [key for key, _ in pairs]
+        for key in _LISTS:
+            if keys.count(key) > 1:
+                raise ValueError(f"{key!r} stands {keys.count(key)} times")
+    return item
+
+
+def count_dropped(document: Json, categories: list[Json]) -> Counter[str]:
+    """Return what a file says that an `AnnotatedSet` has no place for.
+
+    Args:
+        document: only its keys, and whether their values are empty, matter.
+        categories: its entries of ``categories``.
+    """
+    dropped = Counter(
+        f"{key} of the data set"
+        for key, value in document.items()
+        if key not in _LISTS and value not in (None, "", [], {})
+    )
+    for item in categories:
+        dropped.update(f"{key} of a category" for key in item if key not in _CATEGORY_KEYS)
+    return dropped
+
+
+def parse_id(text: str) -> int | None:
+    """Return the id that a text file states, None where it is none."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_ID_DIGITS):
+        return None
+    identifier = int(text)
+    return identifier if is_id(identifier) else None
 
 
 def is_id(value: object) -> TypeGuard[int]:

@@ -11,11 +11,12 @@ import hashlib
 import json
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from suite.data.formats.annotated import (
     AnnotatedImage,
@@ -25,8 +26,10 @@ from suite.data.formats.annotated import (
 )
 from suite.data.formats.coco_items import (
     Json,
+    count_dropped,
     find_list_problem,
     is_id,
+    load_json,
     locate_image,
     parse_box,
     parse_categories,
@@ -37,7 +40,6 @@ from suite.data.formats.json_lists import JsonLists
 from suite.data.sample import ImageFile
 from suite.errors import InputError
 
-_LISTS: Final = ("images", "annotations", "categories")
 _CHUNK_BYTES: Final = 1024**2
 _TABLES: Final = """
     CREATE TABLE images (position INTEGER PRIMARY KEY, item TEXT);
@@ -77,7 +79,7 @@ def stream_coco(
     with tempfile.TemporaryDirectory(prefix="suite-coco-") as temporary:
         try:
             with closing(_open_store(Path(temporary) / "annotations.sqlite")) as store:
-                digest, categories = _take_apart(annotations, store)
+                digest, categories, dropped = _take_apart(annotations, store)
                 names = parse_categories(categories, source=str(annotations))
                 num_images = _check_images(annotations, store, folder, report=report)
                 known: Known = {
@@ -89,7 +91,7 @@ def stream_coco(
                 def images() -> Iterator[AnnotatedImage]:
                     return _join(annotations, store, folder, known)
 
-                yield AnnotatedSet(names, num_images, images, digest)
+                yield AnnotatedSet(names, num_images, images, digest, dropped)
         except sqlite3.Error as error:
             raise InputError(
                 f"{annotations}: cannot be taken apart in {temporary} ({error}); set TMPDIR to a "
@@ -106,8 +108,10 @@ def _open_store(path: Path) -> sqlite3.Connection:
     return store
 
 
-def _take_apart(path: Path, store: sqlite3.Connection) -> tuple[str, list[Json]]:
-    """Put images and annotations, as text, into the store; return the digest and the categories."""
+def _take_apart(path: Path, store: sqlite3.Connection) -> tuple[str, list[Json], Counter[str]]:
+    """Put images and annotations, as text, into the store; return the digest, the categories and
+    what an `AnnotatedSet` has no place for.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the annotation file of the dataset")
     lists, digest = JsonLists(), hashlib.sha256()
@@ -122,10 +126,10 @@ def _take_apart(path: Path, store: sqlite3.Connection) -> tuple[str, list[Json]]
                 elif key == "annotations":
                     store.execute(_INSERT_ANNOTATION, (item.decode(),))
                 elif key == "categories":
-                    categories.append(json.loads(item))
+                    categories.append(load_json(item))
                 else:
-                    json.loads(item)
-        rest = json.loads(lists.finish(), object_pairs_hook=_require_each_key_once)
+                    load_json(item)
+        rest = load_json(lists.finish())
     except (ValueError, RecursionError) as error:
         raise _not_json(path, error) from error
     store.execute("COMMIT")
@@ -134,19 +138,11 @@ def _take_apart(path: Path, store: sqlite3.Connection) -> tuple[str, list[Json]]
         raise InputError(f"{path}: not COCO: {problem}")
     if not rest["images"]:
         raise InputError(f"{path}: 'images' is empty; a dataset needs at least one")
-    return digest.hexdigest(), categories
+    return digest.hexdigest(), categories, count_dropped(rest, categories)
 
 
 def _not_json(path: Path, error: Exception) -> InputError:
     return InputError(f"{path}: not JSON ({error}); give a COCO annotation file")
-
-
-def _require_each_key_once(pairs: list[tuple[str, Any]]) -> Json:
-    keys = [key for key, _ in pairs]
-    for key in _LISTS:
-        if keys.count(key) > 1:
-            raise ValueError(f"{key!r} stands {keys.count(key)} times")
-    return dict(pairs)
 
 
 def _read_chunks(path: Path) -> Iterator[bytes]:
@@ -163,7 +159,7 @@ def _each(path: Path, store: sqlite3.Connection, table: str) -> Iterator[tuple[i
     query = f"SELECT position, item FROM {table} ORDER BY position"  # noqa: S608  (our own name)
     for position, text in store.execute(query):
         try:
-            yield position, json.loads(text)
+            yield position, load_json(text)
         except (ValueError, RecursionError) as error:
             raise _not_json(path, error) from error
 

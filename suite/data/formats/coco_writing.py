@@ -5,7 +5,8 @@ Kept as they are: ids of images, boxes and categories, names, boxes, areas, crow
 source says of an image or box, under its keys. A missing area becomes width x height. Box ids are
 kept unless one is missing; all are then numbered from 1, in order. Nothing is held in memory.
 
-Not part of an `AnnotatedSet`, so never here: ``info``, ``licenses``, ``supercategory``.
+Not part of an `AnnotatedSet`, so never here: ``info``, ``licenses``, ``supercategory`` and such;
+the reader of the source counts them.
 """
 
 from __future__ import annotations

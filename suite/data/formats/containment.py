@@ -26,10 +26,11 @@ def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
         remedy: what to do when the file is missing, as the end of a sentence.
 
     Raises:
-        InputError: it is missing, unreadable or larger.
+        InputError: it is missing, no regular file, unreadable or larger.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; {remedy}")
+        value = "not a regular file" if path.exists() else "no such file"
+        raise InputError(f"{path}: {value}; {remedy}")
     try:
         # By its size: asked for as much as the limit, Python first makes room for that.
         expected = min(path.stat().st_size, limit)

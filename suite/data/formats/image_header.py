@@ -19,6 +19,8 @@ _SIGNATURES: Final = (
     (0, b"II*\0", "tiff"),
     (0, b"MM\0*", "tiff"),
 )
+_ADD_IMAGE: Final = "add the image or remove its annotation"
+_STATE_SIZE: Final = "repair the image or state its size in the annotation"
 # Format -> the end of its files' names.
 SUFFIXES: Final = {
     "jpeg": ".jpg",
@@ -35,12 +37,21 @@ def find_image_format(content: bytes) -> str:
     return ""
 
 
-def find_image_hw(file: ImageFile, *, report: Report) -> tuple[int, int] | None:
-    """Return height and width as seen, from the header; None: reported as unreadable."""
+def find_image_hw(
+    file: ImageFile, *, report: Report, remedy: str = _STATE_SIZE
+) -> tuple[int, int] | None:
+    """Return height and width as seen, from the header; None: reported as missing or unreadable.
+
+    Args:
+        remedy: what to do about a file that cannot be read.
+    """
+    if not file.path.is_file():
+        value = "no such image file"
+        report(Problem("missing_image", str(file), "", value, _ADD_IMAGE))
+        return None
     try:
         return read_image_hw(file)
     except InputError as error:
         value = str(error).removeprefix(f"{file}: ").partition(";")[0]
-        remedy = "repair the image or state its size in the annotation"
         report(Problem("undecodable_image", str(file), "", value, remedy))
         return None

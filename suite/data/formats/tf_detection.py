@@ -4,10 +4,16 @@ Boxes are float32, normalised to the image's sides. Times the sides they are pix
 up to width / 2^25, which rounding to 1/1000 pixel undoes: boxes of whole pixels or of two decimals
 come back as they were in images up to 8,000 pixels wide. Areas become the shortest decimal number
 of the same float32, so that six digits come back.
+
+Keys that are not named here become `extra`: of an object, where there is one value for each; of the
+image, where there is one. Binary values (masks) and lists of other lengths (captions, points) have
+no place there and are counted. ``image/format`` and ``image/key/sha256`` are written but not read:
+the format is that of the bytes, and the record's own checksum covers them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
@@ -74,13 +80,19 @@ class DetectedObject:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """An example but for its image; texts are empty and sizes None where it does not say."""
+    """An example but for its image; texts are empty and sizes None where it does not say.
+
+    Attributes:
+        extra: what other keys say of the image, by their name without ``image/``.
+        dropped: what has no place here, by name, and how often.
+    """
 
     image_hw: tuple[int, int] | None
     file_name: str
     source_id: str
     objects: tuple[DetectedObject, ...]
     extra: Mapping[str, Any]
+    dropped: Counter[str]
 
 
 def read_detection(features: Mapping[str, Values]) -> Detection:
@@ -89,16 +101,20 @@ def read_detection(features: Mapping[str, Values]) -> Detection:
     Raises:
         BadExample: one has values of another type, or their numbers do not agree.
     """
+    dropped: Counter[str] = Counter()
     return Detection(
         image_hw=_read_hw(features),
         file_name=_read_text(features, "image/filename"),
         source_id=_read_text(features, "image/source_id"),
-        objects=tuple(_read_objects(features)),
-        extra=_read_image_extra(features),
+        objects=tuple(_read_objects(features, dropped)),
+        extra=_read_image_extra(features, dropped),
+        dropped=dropped,
     )
 
 
-def _read_objects(features: Mapping[str, Values]) -> Iterator[DetectedObject]:
+def _read_objects(
+    features: Mapping[str, Values], dropped: Counter[str]
+) -> Iterator[DetectedObject]:
     sides = [f"{_OBJECT}bbox/{name}" for name in ("xmin", "ymin", "xmax", "ymax")]
     counts = {key: len(values) for key, values in features.items() if key.startswith(_OBJECT)}
     count = max((counts.get(key, 0) for key in sides), default=0)
@@ -114,7 +130,7 @@ def _read_objects(features: Mapping[str, Values]) -> Iterator[DetectedObject]:
         _read(features, f"{_OBJECT}is_crowd", int) or absent,
         _read(features, f"{_OBJECT}difficult", int) or absent,
         _read(features, f"{_OBJECT}area", float) or absent,
-        _read_others(features, count),
+        _read_others(features, count, dropped),
         strict=True,
     )
     for (xmin, ymin, xmax, ymax), label, text, is_crowd, difficult, area, extra in columns:
@@ -128,23 +144,36 @@ def _read_objects(features: Mapping[str, Values]) -> Iterator[DetectedObject]:
         )
 
 
-def _read_others(features: Mapping[str, Values], count: int) -> list[dict[str, Any]]:
-    """Return what the lists of other keys say of each object; binary ones are left out."""
+def _read_others(
+    features: Mapping[str, Values], count: int, dropped: Counter[str]
+) -> list[dict[str, Any]]:
+    """Return what the lists of other keys say of each object; count what is left out."""
     extras: list[dict[str, Any]] = [{} for _ in range(count)]
     for key, values in features.items():
-        if key not in KINDS and key.startswith(_OBJECT) and len(values) == count:
-            for extra, value in zip(extras, _as_plain(values), strict=False):
-                extra[key.removeprefix(_OBJECT)] = value
+        if key in KINDS or not key.startswith(_OBJECT) or not values:
+            continue
+        name, plain = key.removeprefix(_OBJECT), _as_plain(values)
+        if len(values) != count:
+            dropped[f"{name} of an image, not one for each box"] += 1
+        elif not plain:
+            dropped[f"{name} of a box"] += count
+        else:
+            for extra, value in zip(extras, plain, strict=True):
+                extra[name] = value
     return extras
 
 
-def _read_image_extra(features: Mapping[str, Values]) -> dict[str, Any]:
-    """Return what other keys say of the image; lists and binary ones are left out."""
+def _read_image_extra(features: Mapping[str, Values], dropped: Counter[str]) -> dict[str, Any]:
+    """Return what other keys say of the image; count what is left out."""
     extra = {}
     for key, values in features.items():
-        if key not in KINDS and not key.startswith(_OBJECT) and len(values) == 1:
-            for value in _as_plain(values):
-                extra[key.removeprefix("image/")] = value
+        if key in KINDS or key.startswith(_OBJECT) or not values:
+            continue
+        name, plain = key.removeprefix("image/"), _as_plain(values)
+        if len(plain) == 1:
+            extra[name] = plain[0]
+        else:
+            dropped[f"{name} of an image"] += 1
     return extra
 
 

@@ -8,7 +8,8 @@ normalised boxes become `_xywh` in pixels.
 - Image ids are the ``image/source_id`` where all records have one and all are different decimal
   numbers, else the positions of the records, from 1.
 - File names are the ``image/filename`` where all records have one, all are different and none leads
-  out of a folder, else they are made of the position and the format of the bytes.
+  out of a folder, else they are made of the position and the format of the bytes. Those that are
+  not used are counted as dropped, and so are source ids, unless they repeat the name.
 - With a label map, ``class/text`` decides, by name or display name; a label beside it must agree,
   and stands in for it where there is none. Without one, all objects must have both, one-to-one.
 
@@ -20,12 +21,12 @@ divide the samples, not the files: any number of ranks goes with any number of f
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NoReturn
 
 from suite.data.formats.annotated import (
     AnnotatedBox,
@@ -35,20 +36,17 @@ from suite.data.formats.annotated import (
     Report,
     refuse,
 )
+from suite.data.formats.coco_items import parse_id
 from suite.data.formats.containment import ContainedFolder, UnsafeName
 from suite.data.formats.image_header import SUFFIXES, find_image_format, find_image_hw
 from suite.data.formats.label_map import LabelMap
-from suite.data.formats.record_file import Record, RecordFile, find_record_files, scan_records
+from suite.data.formats.record_file import RecordFile, find_record_files, scan_records
 from suite.data.formats.tf_detection import ENCODED, DetectedObject, Detection, read_detection
 from suite.data.formats.tf_example import BadExample, SplitExample, parse_features, split_example
 from suite.data.sample import ImageFile
 from suite.errors import InputError
 
 _KEY: Final = ENCODED.encode()
-_ID: Final = re.compile(r"-?[0-9]{1,18}")
-_MAP_NEEDED: Final = (
-    "give a label map: 17 may be a COCO id of 1..90 or a position of 0..79, which is never guessed"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,9 @@ class _Place:
     path: Path
     number: int
     position: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: record {self.number}"
 
     def describe(self, error: BadExample, item: str = "") -> Problem:
         name = f"record {self.number}{item}"
@@ -73,8 +74,11 @@ class _Survey:
         num_images: the records whose checksum is right.
         ids: all source_ids, as long as they can be the image ids.
         names: all filenames, as long as they can be the file names.
-        classes: all pairs of label and text.
+        num_ids, num_names: the records that state one; ids that repeat the name are not counted.
+        classes: all pairs of label and text, each with the first record that has it.
         digest: over the features but the image, and the checksums.
+        dropped: what the records say and no image or box can, by name, and how often.
+        first_problem: None: each record could be used.
     """
 
     files: list[tuple[RecordFile, int]] = field(default_factory=list)
@@ -83,10 +87,14 @@ class _Survey:
     has_ids: bool = True
     names: set[str] = field(default_factory=set)
     has_names: bool = True
-    classes: set[tuple[int | None, str]] = field(default_factory=set)
+    num_ids: int = 0
+    num_names: int = 0
+    classes: dict[tuple[int | None, str], _Place] = field(default_factory=dict)
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    dropped: Counter[str] = field(default_factory=Counter)
+    first_problem: Problem | None = None
 
-    def add(self, record: Record, data: bytes, folder: ContainedFolder) -> None:
+    def add(self, data: bytes, checksum: bytes, *, place: _Place, folder: ContainedFolder) -> None:
         """Take note of one record.
 
         Raises:
@@ -94,16 +102,33 @@ class _Survey:
         """
         self.num_images += 1
         split = split_example(BytesIO(data), len(data), key=_KEY)
-        self.digest.update(split.features + record.checksum)
+        self.digest.update(split.features + checksum)
         detection = _read_parts(split)
-        self.classes.update((item.label, item.text) for item in detection.objects)
-        image_id, name = _parse_id(detection.source_id), detection.file_name
+        for item in detection.objects:
+            self.classes.setdefault((item.label, item.text), place)
+        self.dropped.update(detection.dropped)
+        image_id, name = parse_id(detection.source_id), detection.file_name
+        self.num_ids += detection.source_id not in ("", name)
+        self.num_names += name != ""
         if self.has_ids:
             self.has_ids = image_id is not None and image_id not in self.ids
             self.ids.add(image_id or 0)
         if self.has_names:
             self.has_names = name not in self.names and _is_safe(name, folder)
             self.names.add(name)
+
+    def finish(self) -> None:
+        """Forget the ids and names, of which is known now whether they are used."""
+        if self.num_ids and not self.has_ids:
+            self.dropped["source_id of an image"] += self.num_ids
+        if self.num_names and not self.has_names:
+            self.dropped["filename of an image"] += self.num_names
+        self.ids.clear()
+        self.names.clear()
+
+    def note(self, problem: Problem) -> None:
+        """Take note of a problem."""
+        self.first_problem = self.first_problem or problem
 
 
 def read_tfrecord(
@@ -121,7 +146,7 @@ def read_tfrecord(
             be used.
     """
     survey = _make_survey(pattern, report)
-    known = label_map or _learn_label_map(survey.classes, pattern)
+    known = label_map or _learn_label_map(survey, pattern)
     names = "".join(f"{number} {name!a}\n" for number, name in known.category_names.items())
     survey.digest.update(names.encode())
 
@@ -140,7 +165,7 @@ def read_tfrecord(
                 image_hw = detection.image_hw or find_image_hw(image, report=report)
                 if image_hw is None:
                     continue
-                image_id = _parse_id(detection.source_id) if survey.has_ids else None
+                image_id = parse_id(detection.source_id) if survey.has_ids else None
                 yield AnnotatedImage(
                     image_id=place.position if image_id is None else image_id,
                     file_name=name,
@@ -154,31 +179,41 @@ def read_tfrecord(
                     extra=detection.extra,
                 )
 
-    digest = survey.digest.hexdigest()
-    return AnnotatedSet(known.category_names, survey.num_images, images, digest)
+    return AnnotatedSet(
+        known.category_names,
+        survey.num_images,
+        images,
+        survey.digest.hexdigest(),
+        survey.dropped,
+    )
 
 
 def _make_survey(pattern: Path, report: Report) -> _Survey:
     survey = _Survey()
+
+    def report_damage(problem: Problem) -> None:
+        survey.note(problem)
+        report(problem)
+
     paths = find_record_files(pattern)
     folder = ContainedFolder(pattern.parent)
     num_records = 0
     for path in paths:
         num_before = num_records
         damaged = set()
-        for record in scan_records(path, report=report):
+        for record in scan_records(path, report=report_damage):
             num_records += 1
             if record.data is None:
                 damaged.add(record.number)
                 continue
+            place = _Place(path, record.number, num_records)
             try:
-                survey.add(record, record.data, folder)
-            except BadExample:  # reported when the images are read
-                continue
+                survey.add(record.data, record.checksum, place=place, folder=folder)
+            except BadExample as error:  # reported when the images are read
+                survey.note(place.describe(error))
         file = RecordFile(path, num_records - num_before, frozenset(damaged))
         survey.files.append((file, num_before))
-    survey.ids.clear()  # what they were for is known now
-    survey.names.clear()
+    survey.finish()
     return survey
 
 
@@ -188,10 +223,6 @@ def _read_parts(split: SplitExample) -> Detection:
         stated = "is not one byte string" if ENCODED in features else "is missing or empty"
         raise BadExample(f"{ENCODED} {stated}, so there is no image", rule="missing_image")
     return read_detection(features)
-
-
-def _parse_id(source_id: str) -> int | None:
-    return int(source_id) if _ID.fullmatch(source_id) else None
 
 
 def _is_safe(name: str, folder: ContainedFolder) -> bool:
@@ -258,30 +289,49 @@ def _find_category(item: DetectedObject, known: LabelMap) -> int:
     return category_id
 
 
-def _learn_label_map(classes: set[tuple[int | None, str]], pattern: Path) -> LabelMap:
+def _learn_label_map(survey: _Survey, pattern: Path) -> LabelMap:
     """Return what labels and texts say together, if they are one-to-one."""
-    if not classes:
+    if not survey.classes:
+        if survey.first_problem is not None:  # which may be why nothing was found
+            raise InputError(str(survey.first_problem))
         raise InputError(
             f"{pattern}: no record holds an object, so there are no classes; give a label map"
         )
     names: dict[int, str] = {}
     id_of: dict[str, int] = {}
-    for label, text in sorted(classes, key=str):
-        if label is None and not text:
-            raise InputError(f"{pattern}: an object has neither class/label nor class/text")
+    for (label, text), place in survey.classes.items():
         if label is None or not text:
-            only, missing = (
-                (f"class {text!r}", "class/label")
-                if label is None
-                else (f"label {label}", "class/text")
-            )
-            raise InputError(
-                f"{pattern}: {only} stands in a record without {missing}; {_MAP_NEEDED}"
-            )
-        if names.setdefault(label, text) != text or id_of.setdefault(text, label) != label:
-            raise InputError(
-                f"{pattern}: label {label} and class {text!r} stand together, but also "
-                f"{names[label]!r} with {label} or {id_of.get(text, label)} with {text!r}; "
-                "give the label map that is right"
-            )
+            raise InputError(f"{place}: {_describe_half(label, text)}")
+        if names.setdefault(label, text) != text:
+            _refuse_both(survey.classes, (label, text), (label, names[label]))
+        if id_of.setdefault(text, label) != label:
+            _refuse_both(survey.classes, (label, text), (id_of[text], text))
     return LabelMap(dict(sorted(names.items())), id_of)
+
+
+def _describe_half(label: int | None, text: str) -> str:
+    """Say what is missing in a class of which not both parts are stated, and what to do."""
+    if label is None and not text:
+        return "an object has neither class/label nor class/text; state one of them or remove it"
+    if label is None:
+        return (
+            f"class {text!r} stands without class/label; give a label map, which says the id of "
+            "each name"
+        )
+    return (
+        f"label {label} stands without class/text; give a label map: {label} may be a category id "
+        "or a position among the classes, which is never guessed"
+    )
+
+
+def _refuse_both(
+    classes: Mapping[tuple[int | None, str], _Place], later: tuple[int, str], first: tuple[int, str]
+) -> NoReturn:
+    """Raise InputError for two classes that have their label or their text in common."""
+    shared, other, before = f"class {later[1]!r}", f"label {later[0]}", f"label {first[0]}"
+    if later[0] == first[0]:
+        shared, other, before = other, shared, f"class {first[1]!r}"
+    raise InputError(
+        f"{classes[later]}: {shared} stands with {other}, but with {before} in {classes[first]}; "
+        "correct one of them or give the label map that is right"
+    )

@@ -30,7 +30,6 @@ from suite.errors import UsageError
 
 MAX_SHARDS: Final = 512  # all are open at the same time
 _DECODED: Final = ("jpeg", "png", "gif", "bmp")  # by tf.io.decode_image
-_MAX_ID: Final = 10**18  # from here on readers take a source_id for none
 
 
 def write_tfrecord(annotated: AnnotatedSet, destination: Destination) -> Counter[str]:
@@ -104,7 +103,6 @@ def _area(box: AnnotatedBox) -> float:
 
 
 def _count_lost(image: AnnotatedImage, lost: Counter[str]) -> None:
-    lost["image id of more than 18 digits"] += abs(image.image_id) >= _MAX_ID
     lost.update(f"{key} of an image" for key in image.extra)
     for box in image.boxes:
         lost["box id"] += box.box_id != 0

@@ -32,6 +32,7 @@ from suite.data.sample import ImageFile
 from suite.errors import InputError
 
 MAX_XML_BYTES: Final = 16 * 1024**2
+_ADD_XML: Final = "add it or take the image out of the image set"
 _SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
@@ -52,19 +53,24 @@ def read_voc(
         report: called with each file or object that cannot be used, as `images` meets it.
 
     Raises:
-        InputError: the list is missing or unusable; by `report`, an entry is.
+        InputError: a folder or the list is missing or unusable; by `report`, an entry is.
     """
-    folder = image_set.parent.parent.parent / "Annotations"
+    root = image_set.parent.parent.parent / "Annotations"
     stems, list_bytes = _read_stems(image_set, report)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder of annotations; check the dataset's root")
+    folder = ContainedFolder(root)
     names, digest, stated_ids = _scan(folder, stems, everything=category_names is None)
     if category_names is None:
         category_names = dict(enumerate(names, start=1))
     category_id_of = {name: category_id for category_id, name in category_names.items()}
     images = ContainedFolder(image_folder)
+    dropped: Counter[str] = Counter()
 
     def iterate() -> Iterator[AnnotatedImage]:
+        dropped.clear()
         for position, stem in enumerate(stems, start=1):
-            annotation = _load_annotation(folder / f"{stem}.xml", report)
+            annotation = _load_annotation(folder, stem, report)
             if annotation is None:
                 continue
             file = _locate_image(images, stem, annotation, report)
@@ -73,6 +79,7 @@ def read_voc(
             image_hw = annotation.image_hw or find_image_hw(ImageFile(file), report=report)
             if image_hw is None:
                 continue
+            dropped.update(annotation.dropped)
             yield AnnotatedImage(
                 image_id=position if not stated_ids else annotation.image_id or 0,
                 file_name=file.relative_to(image_folder).as_posix(),
@@ -82,7 +89,7 @@ def read_voc(
             )
 
     whole = _hash([*(name.encode() for name in category_names.values()), list_bytes, digest])
-    return AnnotatedSet(category_names, len(stems), iterate, whole)
+    return AnnotatedSet(category_names, len(stems), iterate, whole, dropped)
 
 
 def require_plain_name(name: str, described: str) -> None:
@@ -112,7 +119,9 @@ def _read_stems(path: Path, report: Report) -> tuple[list[str], bytes]:
     return sorted(uses), content
 
 
-def _scan(folder: Path, stems: Sequence[str], *, everything: bool) -> tuple[list[str], bytes, bool]:
+def _scan(
+    folder: ContainedFolder, stems: Sequence[str], *, everything: bool
+) -> tuple[list[str], bytes, bool]:
     """Return the class names, a digest of the listed files, and whether all state an id.
 
     Args:
@@ -122,8 +131,8 @@ def _scan(folder: Path, stems: Sequence[str], *, everything: bool) -> tuple[list
     ids: set[int | None] = set()
     digest = hashlib.sha256()
     for stem in stems:
-        path = folder / f"{stem}.xml"
         try:
+            path = _locate_xml(folder, stem)
             content = _read_xml(path)
             annotation = parse_annotation(path, content, _ignore)
         except (InputError, WrongXml):  # reported when the images are read
@@ -134,15 +143,16 @@ def _scan(folder: Path, stems: Sequence[str], *, everything: bool) -> tuple[list
     if everything:
         names |= _find_other_names(folder, set(stems))
         if not names:
-            raise InputError(f"{folder}: no file holds an object, so there are no classes")
+            raise InputError(f"{folder.root}: no file holds an object, so there are no classes")
     return sorted(names), digest.digest(), len(ids - {None}) == len(stems)
 
 
-def _find_other_names(folder: Path, listed: set[str]) -> set[str]:
+def _find_other_names(folder: ContainedFolder, listed: set[str]) -> set[str]:
     names: set[str] = set()
-    for path in sorted(folder.glob("*.xml")):
-        if path.stem not in listed:
+    for stem in sorted(path.stem for path in folder.root.glob("*.xml")):
+        if stem not in listed:
             try:
+                path = _locate_xml(folder, stem)
                 others = parse_annotation(path, _read_xml(path), _ignore).objects
             except (InputError, WrongXml):
                 continue
@@ -154,20 +164,27 @@ def _ignore(_problem: Problem) -> None:
     """Take no notice of a problem that another pass reports."""
 
 
+def _locate_xml(folder: ContainedFolder, stem: str) -> Path:
+    return folder.locate(f"{stem}.xml", source=str(folder.root))
+
+
 def _read_xml(path: Path) -> bytes:
-    remedy = "add it or take the image out of the image set"
-    return read_bounded(path, limit=MAX_XML_BYTES, remedy=remedy)
+    return read_bounded(path, limit=MAX_XML_BYTES, remedy=_ADD_XML)
 
 
-def _load_annotation(path: Path, report: Report) -> VocAnnotation | None:
-    if not path.is_file():
-        remedy = "add it or take the image out of the image set"
-        report(Problem("missing_annotation", str(path), "", "no such file", remedy))
+def _load_annotation(folder: ContainedFolder, stem: str, report: Report) -> VocAnnotation | None:
+    try:
+        path = _locate_xml(folder, stem)
+    except UnsafeName as error:
+        report(Problem("unsafe_name", str(folder.root), "", error.reason, error.remedy))
+        return None
+    if not path.exists():
+        report(Problem("missing_annotation", str(path), "", "no such file", _ADD_XML))
         return None
     try:
         content = _read_xml(path)
     except InputError as error:
-        value = str(error).removeprefix(f"{path}: ")
+        value = str(error).removeprefix(f"{path}: ").partition(";")[0]
         remedy = "replace it or take the image out of the image set"
         report(Problem("invalid_annotation", str(path), "", value, remedy))
         return None

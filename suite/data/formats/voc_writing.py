@@ -24,13 +24,12 @@ from xml.etree.ElementTree import Element, SubElement
 from suite.data.formats.annotated import AnnotatedBox, AnnotatedImage, AnnotatedSet
 from suite.data.formats.destination import Destination, place_image
 from suite.data.formats.label_map import write_label_map
-from suite.data.formats.naming import find_free_name, plain_name
-from suite.errors import InputError
+from suite.data.formats.naming import find_free_name, is_plain, plain_name, require_names
 
 _TAG: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-# Control characters, line ends among them, and what XML 1.0 cannot hold.
-_NOT_PLAIN: Final = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_MAX_ID: Final = 10**18  # from here on readers take an id for none
+_NAMES: Final = (
+    "VOC names its classes by text without control characters and without space at its ends"
+)
 _USED: Final = frozenset(("name", "difficult", "bndbox"))
 _FLAGS: Final = ("truncated", "occluded")
 
@@ -43,7 +42,7 @@ def write_voc(annotated: AnnotatedSet, destination: Destination) -> Counter[str]
         OSError: the place cannot be written.
     """
     names = annotated.category_names
-    _require_names(names)
+    require_names(names, lambda name: name != "" and _is_trimmed(name), _NAMES)
     folder = destination.folder
     list_path = folder / "ImageSets" / "Main" / f"{destination.split}.txt"
     for path in (folder / "Annotations", folder / "JPEGImages", list_path.parent):
@@ -68,25 +67,13 @@ def _annotation(folder: Path, image_name: str) -> Path:
     return folder / "Annotations" / f"{PurePosixPath(image_name).stem}.xml"
 
 
-def _require_names(names: Mapping[int, str]) -> None:
-    for category_id, name in names.items():
-        if not _is_plain(name) or not name:
-            raise InputError(
-                f"category {category_id} ({name!a}): VOC names its classes by text without control "
-                "characters and without space at its ends; rename it in the source"
-            )
-
-
 def _build_annotation(
     image: AnnotatedImage, name: str, names: Mapping[int, str], lost: Counter[str]
 ) -> Element:
     tree = Element("annotation")
     _add(tree, "folder", "JPEGImages")
     _add(tree, "filename", name)
-    if 0 <= image.image_id < _MAX_ID:
-        _add(tree, "image_id", str(image.image_id))
-    else:
-        lost["image id, negative or of more than 18 digits"] += 1
+    _add(tree, "image_id", str(image.image_id))
     size = SubElement(tree, "size")
     for key, value in zip(("height", "width", "depth"), (*image.image_hw, 3), strict=True):
         _add(size, key, str(value))
@@ -122,7 +109,7 @@ def _add_extra(element: Element, key: str, value: Any) -> bool:
         value = str(int(value))
     if isinstance(value, Mapping):
         fit = bool(value) and all(
-            isinstance(text, str) and _TAG.fullmatch(tag) and _is_plain(text)
+            isinstance(text, str) and _TAG.fullmatch(tag) and _is_trimmed(text)
             for tag, text in value.items()
         )
         if fit:
@@ -130,14 +117,14 @@ def _add_extra(element: Element, key: str, value: Any) -> bool:
             for tag, text in value.items():
                 _add(child, tag, text)
         return fit
-    if isinstance(value, str) and _is_plain(value):
+    if isinstance(value, str) and _is_trimmed(value):
         _add(element, key, value)
         return True
     return False
 
 
-def _is_plain(text: str) -> bool:
-    return text == text.strip() and not _NOT_PLAIN.search(text)
+def _is_trimmed(text: str) -> bool:
+    return text == text.strip() and is_plain(text)
 
 
 def _add(parent: Element, tag: str, text: str) -> None:

@@ -1,17 +1,26 @@
-"""One XML file of a Pascal VOC folder, parsed: no document type, no entities, numbers checked."""
+"""One XML file of a Pascal VOC folder, parsed: no document type, no entities, numbers checked.
+
+``folder`` and ``size/depth`` say nothing of an image that its file does not; of other elements,
+what is not kept is counted, if there is something in them: those of an image (``source``,
+``owner``, ``segmented``), and of an object all but the last of several with one name (``part``) and
+what stands more than one level deep in it.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
 from suite.data.formats.annotated import Problem, Report
-from suite.data.formats.coco_items import MAX_SIDE
+from suite.data.formats.coco_items import MAX_SIDE, parse_id
 
 _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 _KNOWN: Final = frozenset(("name", "difficult", "bndbox"))
+_KNOWN_OF_IMAGE: Final = frozenset(("folder", "filename", "image_id", "size", "object"))
 
 
 class WrongXml(Exception):
@@ -34,13 +43,16 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """One XML file; `image_hw` and `image_id` are None where it does not say."""
+    """One XML file; `image_hw` and `image_id` are None where it does not say, and `dropped` is
+    what it says that has no place here.
+    """
 
     path: Path
     filename: str | None
     image_id: int | None
     image_hw: tuple[int, int] | None
     objects: tuple[VocObject, ...]
+    dropped: Counter[str]
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -62,15 +74,44 @@ def parse_annotation(path: Path, content: bytes, report: Report) -> VocAnnotatio
         tree = parser.close()
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise WrongXml("", f"not a VOC annotation ({error})", "repair or remove it") from error
-    objects = []
+    objects, dropped = [], Counter(_find_dropped(tree))
     for index, element in enumerate(tree.findall("object"), start=1):
         try:
             objects.append(_parse_object(element, f"object {index}"))
         except WrongXml as error:
             report(Problem("invalid_box", str(path), error.item, error.value, error.remedy))
-    identifier = (tree.findtext("image_id") or "").strip()
-    image_id = int(identifier) if identifier.isdecimal() and len(identifier) < 19 else None
-    return VocAnnotation(path, tree.findtext("filename"), image_id, _parse_hw(tree), tuple(objects))
+            continue
+        dropped.update(_find_dropped_of_box(element))
+    return VocAnnotation(
+        path=path,
+        filename=tree.findtext("filename"),
+        image_id=parse_id((tree.findtext("image_id") or "").strip()),
+        image_hw=_parse_hw(tree),
+        objects=tuple(objects),
+        dropped=dropped,
+    )
+
+
+def _find_dropped(tree: ElementTree.Element) -> Iterator[str]:
+    for child in tree:
+        if child.tag not in _KNOWN_OF_IMAGE and _holds_text(child):
+            yield f"{child.tag} of an image"
+
+
+def _find_dropped_of_box(element: ElementTree.Element) -> Iterator[str]:
+    kept = {child.tag: child for child in element if child.tag not in _KNOWN}
+    for child in element:
+        if child is kept.get(child.tag):
+            kept_inside = {inner.tag: inner for inner in child}
+            for inner in child:
+                if len(inner) or inner is not kept_inside[inner.tag]:
+                    yield f"{inner.tag} in {child.tag} of a box"
+        elif child.tag in kept:
+            yield f"{child.tag} of a box, all but the last"
+
+
+def _holds_text(element: ElementTree.Element) -> bool:
+    return any(text.strip() for text in element.itertext())
 
 
 def _parse_hw(tree: ElementTree.Element) -> tuple[int, int] | None:

@@ -7,15 +7,16 @@ points or more is a polygon: its bounding box is read, and the polygon kept as C
 ``segmentation``. (Ultralytics then takes all lines of that file for polygons; here each line counts
 for itself.) Boxes become `_xywh` in pixels, rounded to a millionth.
 
-An image without a label file, or with an empty one, is an image without boxes. Image ids are what
-``image_ids.tsv`` in the folder of labels says (name, tab, id; the suite writes it), else positions
-from 1 in the order of names. `suite.data.formats.yolo_classes` says which class is which category.
+An image without a label file, or with an empty one, is an image without boxes. Of images whose
+names differ in the suffix only, and so share a label file, the first has it and the others are left
+out. Image ids are what ``image_ids.tsv`` in the folder of labels says (name, tab, id; the suite
+writes it), else positions from 1 in the order of names. `suite.data.formats.yolo_classes` says
+which class is which category.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,17 +33,21 @@ from suite.data.formats.annotated import (
 from suite.data.formats.containment import ContainedFolder, UnsafeName, read_bounded
 from suite.data.formats.image_header import find_image_hw
 from suite.data.formats.yolo_classes import YoloClasses, find_classes, load_classes
-from suite.data.images import IMAGE_SUFFIXES
+from suite.data.formats.yolo_files import (
+    leave_out_sharing,
+    list_images,
+    load_ids,
+    report_orphans,
+)
 from suite.data.sample import ImageFile
 from suite.errors import InputError
 
-IDS_NAME: Final = "image_ids.tsv"
-CLASSES_NAME: Final = "classes.txt"  # what labelling programs put beside the label files
 MAX_LABEL_BYTES: Final = 16 * 1024**2
-_MAX_IDS_BYTES: Final = 512 * 1024**2
 _DECIMALS: Final = 6  # of a pixel
 _BOX_FIELDS: Final = 5
 _SMALLEST_POLYGON: Final = 7
+_REMEDY: Final = "repair or remove it"
+_IMAGE_REMEDY: Final = "repair or remove the image"
 
 
 class _WrongLine(Exception):
@@ -78,11 +83,10 @@ def read_yolo(
         raise InputError(f"{labels}: no such folder of label files; check the dataset's root")
     folders = _Folders(ContainedFolder(images), ContainedFolder(labels))
     known = load_classes(classes or find_classes(labels))
-    names = _list_files(images, IMAGE_SUFFIXES, report)
-    if not names:
-        raise InputError(f"{images}: no image file in it; check the dataset's root")
-    _report_orphans(labels, names, report)
-    ids = _load_ids(labels / IDS_NAME, names)
+    names = list_images(images, report)
+    report_orphans(labels, names, report)
+    names = leave_out_sharing(labels, names, report)
+    ids = load_ids(labels, names)
 
     def iterate() -> Iterator[AnnotatedImage]:
         for position, name in enumerate(names, start=1):
@@ -94,10 +98,10 @@ def read_yolo(
                 continue
             except (InputError, UnicodeDecodeError) as error:
                 place = str(_label_path(labels, name))
-                value = str(error).removeprefix(f"{place}: ")
-                report(Problem("invalid_annotation", place, "", value, "repair or remove it"))
+                value = str(error).removeprefix(f"{place}: ").partition(";")[0]
+                report(Problem("invalid_annotation", place, "", value, _REMEDY))
                 continue
-            image_hw = find_image_hw(ImageFile(path), report=report)
+            image_hw = find_image_hw(ImageFile(path), report=report, remedy=_IMAGE_REMEDY)
             if image_hw is None:
                 continue
             place = str(_label_path(labels, name))
@@ -111,56 +115,6 @@ def read_yolo(
 
     digest = _digest(folders.labels, names, known)
     return AnnotatedSet(known.category_names, len(names), iterate, digest)
-
-
-def _list_files(root: Path, suffixes: frozenset[str], report: Report) -> list[str]:
-    """Return the names of files in a folder and those inside it, in order, by "/"."""
-    names = []
-    for parent, folders, files in os.walk(root):
-        for folder in folders:
-            path = Path(parent, folder)
-            if path.is_symlink():
-                value = "is a link to a folder, and these are not followed"
-                report(Problem("unsafe_name", str(path), "", value, "put the folder itself there"))
-        inner = Path(parent).relative_to(root)
-        names += [
-            (inner / file).as_posix() for file in files if Path(file).suffix.lower() in suffixes
-        ]
-    return sorted(names)
-
-
-def _report_orphans(labels: Path, names: list[str], report: Report) -> None:
-    stems = {name.rpartition(".")[0] for name in names}
-    for label in _list_files(labels, frozenset((".txt",)), report):
-        if label.removesuffix(".txt") not in stems and label != CLASSES_NAME:
-            value = "has no image of its name in the folder of images"
-            remedy = "add the image or remove the file"
-            report(Problem("missing_image", str(labels / label), "", value, remedy))
-
-
-def _load_ids(path: Path, names: list[str]) -> dict[str, int]:
-    """Return the id of each image, nothing where there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        text = read_bounded(path, limit=_MAX_IDS_BYTES, remedy="").decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text; remove it to number the images") from error
-    ids: dict[str, int] = {}
-    for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
-        name, _, identifier = line.partition("\t")
-        digits = identifier.removeprefix("-")
-        if not (digits.isascii() and digits.isdecimal() and len(digits) < 19):
-            raise InputError(f"{path}:{number}: expected name, tab, id, got {line[:80]!r}")
-        if name in ids:
-            raise InputError(f"{path}:{number}: {name!r} stands there twice; remove one")
-        ids[name] = int(identifier)
-    if len(set(ids.values())) < len(ids):
-        raise InputError(f"{path}: two images have the same id; give each its own")
-    missing = next((name for name in names if name not in ids), None)
-    if missing is not None:
-        raise InputError(f"{path}: {missing!r} is not in it; add it or remove the file")
-    return ids
 
 
 def _label_path(labels: Path, image_name: str) -> Path:
@@ -178,7 +132,7 @@ def _read_label(folder: ContainedFolder, image_name: str) -> str:
     path = folder.locate(name, source=str(folder.root))
     if not path.exists():
         return ""
-    return read_bounded(path, limit=MAX_LABEL_BYTES, remedy="").decode()
+    return read_bounded(path, limit=MAX_LABEL_BYTES, remedy=_REMEDY).decode()
 
 
 def _read_boxes(

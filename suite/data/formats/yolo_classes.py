@@ -16,6 +16,7 @@ from typing import Final
 import yaml
 
 from suite.data.formats.containment import read_bounded
+from suite.data.formats.naming import is_plain, require_names
 from suite.errors import InputError
 from suite.files import write_text
 from suite.strict_nodes import Mistake, compose_nodes, describe, line_of, read_scalar
@@ -47,7 +48,8 @@ def find_classes(labels: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    folders = (labels, labels.parent, labels.parent.parent)
+    whole = labels.absolute()  # a relative path does not have all of its parents
+    folders = (whole, whole.parent, whole.parent.parent)
     for path in (folder / FILE_NAME for folder in folders):
         if path.is_file():
             return path
@@ -93,9 +95,13 @@ def write_classes(path: Path, category_names: Mapping[int, str], *, split: str) 
             begins with that and no other split has the key, else the name itself.
 
     Raises:
-        InputError: the file that is there names other classes.
+        InputError: the file that is there names other classes, or a name cannot stand in such a
+            file.
         OSError: the place cannot be written.
     """
+    require_names(
+        category_names, is_plain, "YOLO names its classes by text without control characters"
+    )
     splits: Mapping[str, str] = {}
     if path.exists():
         present = load_classes(path)

@@ -22,8 +22,8 @@ from suite.data.formats.containment import ContainedFolder
 from suite.data.formats.destination import Destination, place_image
 from suite.data.formats.image_header import SUFFIXES, find_image_format
 from suite.data.formats.naming import find_free_name, plain_name
-from suite.data.formats.yolo import CLASSES_NAME, IDS_NAME
 from suite.data.formats.yolo_classes import FILE_NAME, write_classes
+from suite.data.formats.yolo_files import CLASSES_NAME, IDS_NAME
 from suite.data.images import IMAGE_SUFFIXES, read_image_hw
 from suite.data.sample import ImageFile
 
@@ -36,8 +36,8 @@ def write_yolo(annotated: AnnotatedSet, destination: Destination) -> Counter[str
     """Write one split; return what could not be carried.
 
     Raises:
-        InputError: an image cannot be read or is none, or a data.yaml that is there names other
-            classes.
+        InputError: an image cannot be read or is none, a data.yaml that is there names other
+            classes, or a category name cannot stand in such a file.
         OSError: the place cannot be written.
     """
     images, labels = (
@@ -59,9 +59,11 @@ def write_yolo(annotated: AnnotatedSet, destination: Destination) -> Counter[str
         for image in annotated.images():
             if read_image_hw(image.image) != image.image_hw:
                 lost["image of another size than annotated"] += 1
+                lost["box of an image of another size than annotated"] += len(image.boxes)
                 continue
             name = find_free_name(_wish_name(image), image.image_id, is_taken)
             target = contained.locate(name, source=f"image {image.image_id}")
+            name = target.relative_to(images).as_posix()  # as readers find it, without "./" or "//"
             place_image(image, target, destination=destination)
             label = labels / PurePosixPath(name).with_suffix(".txt")
             label.parent.mkdir(parents=True, exist_ok=True)

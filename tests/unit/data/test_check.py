@@ -190,6 +190,16 @@ def test_images_and_classes_without_boxes(tmp_path: Path) -> None:
     ]
 
 
+def test_classes_of_one_name(tmp_path: Path) -> None:
+    location = make_set(tmp_path, {"a.png": [GOOD_BOX]}, classes=("cell", "dust", "cell"))
+    (repeated,) = by_rule(run(location))["duplicate_class_name"]
+    assert (repeated.severity, repeated.item, repeated.value) == (
+        "warning",
+        "categories 1, 3",
+        "cell",
+    )
+
+
 def test_very_long_images(tmp_path: Path) -> None:
     location = make_set(tmp_path, {"a.png": [GOOD_BOX], "b.png": [GOOD_BOX]})
     Image.new("RGB", (97, 24)).save(tmp_path / "a.png")

@@ -202,6 +202,14 @@ def test_what_is_not_json_is_refused(folder: Path, content: bytes) -> None:
         load_coco(path, folder / "images")
 
 
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_a_list_that_stands_twice_is_refused(folder: Path, key: str) -> None:
+    path = write(folder, GOOD)
+    path.write_text(f'{{"{key}": [], {path.read_text()[1:]}')
+    with pytest.raises(InputError, match=f"not JSON \\('{key}' stands 2 times\\)"):
+        load_coco(path, folder / "images")
+
+
 def test_missing_file_and_folder_say_the_remedy(folder: Path) -> None:
     with pytest.raises(InputError, match=r"none\.json: no such file; give the annotation file"):
         load_coco(folder / "none.json", folder / "images")

@@ -51,7 +51,7 @@ def content_of(annotated: AnnotatedSet) -> list[Any]:
     images = [repr(image) for image in annotated.images()]  # which tells 1 from 1.0
     assert len(images) == annotated.num_images
     assert images == [repr(image) for image in annotated.images()]  # a second pass is the same
-    return [dict(annotated.category_names), annotated.digest, images]
+    return [dict(annotated.category_names), annotated.digest, images, annotated.dropped]
 
 
 def sort(problems: Sequence[Problem]) -> list[Problem]:
@@ -106,6 +106,25 @@ def test_content_and_problems_are_those_of_the_whole_file(
         patch.setattr(coco_stream, "_CHUNK_BYTES", chunk_bytes)
         whole, pieces = read_both(path)
     assert pieces == whole
+
+
+def test_what_has_no_place_is_counted(tmp_path: Path) -> None:
+    document = {
+        "info": {"year": {"of": 2017}},
+        "licenses": [{"id": 1}, {"id": 2}],
+        "empty": {},
+        "images": [image_entry(1, licence=2)],
+        "annotations": [box_entry(1, 1, segmentation=[])],
+        "categories": [*NAMES, {"id": 7, "name": "d", "supercategory": "x", "skeleton": [[1, 2]]}],
+    }
+    whole, pieces = read_both(put(tmp_path, document))
+    assert pieces == whole
+    assert whole[3] == {
+        "info of the data set": 1,
+        "licenses of the data set": 1,
+        "supercategory of a category": 2,
+        "skeleton of a category": 1,
+    }
 
 
 def test_real_annotations_read_alike(shared: Path) -> None:

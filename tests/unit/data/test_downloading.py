@@ -210,7 +210,10 @@ def test_wrong_bytes_leave_nothing(coco: tuple[Archive, ...], folder: Path) -> N
     ("content", "message"),
     [
         (zip_bytes({**IMAGES, "../x.jpg": b""}), r"train\.zip: file name '\.\./x\.jpg' climbs"),
-        (zip_bytes({"val/0.jpg": b""}), "not the published archive, 1 files of train lack"),
+        (
+            zip_bytes({"val/0.jpg": b""}),
+            "not the published archive, 1 files of train lack; delete it to fetch it again",
+        ),
         (zip_bytes({"train/0.jpg": b""}), "not the published archive, 3 files of train lack"),
         (zip_bytes(IMAGES)[:-30], "damaged, or neither zip nor tar"),
         (b"<html>Please log in</html>", "damaged, or neither zip nor tar"),
@@ -225,6 +228,14 @@ def test_an_archive_that_is_not_the_published_one(
         download_set((archive,), folder)
     assert files_in(folder) == {"train.zip": content}
     assert sorted(files_in(folder.parent.parent)) == ["data/set/train.zip"]
+    # It is not taken for the right one: what the publisher sends by then is, once this is deleted.
+    assert [entry.name for entry in folder.iterdir()] == ["train.zip"]
+    (folder / "train.zip").unlink()
+    site.put("/train.zip", zip_bytes(IMAGES), tag='"2"')
+    download_set((archive,), folder)
+    assert files_in(folder) == IMAGES
+    digest = hashlib.sha256(zip_bytes(IMAGES)).hexdigest()
+    assert (folder / "train.zip.sha256").read_text() == digest + "\n"
 
 
 def test_a_place_that_cannot_be_written_is_named(coco: tuple[Archive, ...], folder: Path) -> None:

@@ -220,3 +220,33 @@ def test_problems_are_counted_not_fatal(tmp_path: Path, run_suite: Run) -> None:
     assert finished.code == 0, finished.stderr
     assert re.search(r"unusable: unknown_category +1\n", finished.stdout)
     assert re.search(r"boxes +1\n", finished.stdout)
+
+
+def test_a_page_is_never_written_over_a_file(tmp_path: Path, run_suite: Run) -> None:
+    run_suite("data", "synth", tmp_path / "set", "--train", "2", "--val", "1")
+    own = tmp_path / "set" / "annotations" / "instances_train.json"
+    before = own.read_bytes()
+    for page in (own, tmp_path / "set"):
+        refused = run_suite("data", "stats", "demo", "--data", tmp_path / "set", "--html", page)
+        assert (refused.code, refused.stdout) == (2, "")
+        assert f"{page.name}: is there already; name a new file" in refused.stderr
+    assert own.read_bytes() == before
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, run_suite: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_suite("data", "synth", tmp_path / "set", "--train", "2", "--val", "1")
+    where = ["demo", "--data", tmp_path / "set"]
+    (tmp_path / "file").touch()
+    early = run_suite("data", "stats", *where, "--html", tmp_path / "file" / "page.html")
+    assert (early.code, early.stdout) == (1, "")
+    assert "page.html: cannot be written (Not a directory)" in early.stderr
+
+    def fill_disk(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("suite.files.write_text", fill_disk)
+    late = run_suite("data", "stats", *where, "--html", tmp_path / "page.html")
+    assert late.code == 1
+    assert "page.html: cannot be written (No space left on device)" in late.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,15 @@ BOX = {
 }
 CAT = BOX | {"image/object/class/label": [17], "image/object/class/text": [b"cat"]}
 CATS = LabelMap({17: "cat", 18: "dog"}, {"cat": 17, "/m/01yrx": 17, "dog": 18})
-OTHER_KINDS = {"image/object/view": "bytes", "image/object/weight": "float"}
+OTHER_KINDS = {
+    "image/caption": "bytes",
+    "image/camera": "bytes",
+    "image/thumbnail": "bytes",
+    "image/object/mask": "bytes",
+    "image/object/point": "float",
+    "image/object/view": "bytes",
+    "image/object/weight": "float",
+}
 
 
 def put(path: Path, *records: Mapping[str, Any]) -> Path:
@@ -121,11 +130,12 @@ def test_every_key_may_be_absent_but_the_image(jpeg: Path, tmp_path: Path) -> No
     ("source_ids", "expected"),
     [
         ([b"9", b"-3"], [9, -3]),
+        ([b"9", b"9223372036854775807"], [9, 2**63 - 1]),
         ([b"9", b"9"], [1, 2]),
         ([b"9", b"cat.jpg"], [1, 2]),
         ([b"9", None], [1, 2]),
     ],
-    ids=["decimal", "repeated", "names", "absent"],
+    ids=["decimal", "longest", "repeated", "names", "absent"],
 )
 def test_image_ids(
     jpeg: Path, tmp_path: Path, source_ids: list[bytes | None], expected: list[int]
@@ -160,6 +170,65 @@ def test_what_else_a_record_says(jpeg: Path, tmp_path: Path) -> None:
     (image,) = read(put(tmp_path / "a", features | CAT))
     assert image.boxes[0].crowd
     assert image.boxes[0].extra == {"view": "left", "weight": 0.5}
+
+
+def test_what_has_no_place_is_counted(jpeg: Path, tmp_path: Path) -> None:
+    mask = b"\x89PNG\xff"
+    features = CAT | {
+        "image/encoded": [jpeg.read_bytes()],
+        "image/key/sha256": [b"any"],  # stated of the image, and read by nobody
+        "image/source_id": [b"7"],
+        "image/filename": [b"a.jpg"],
+        "image/caption": [b"a cat", b"an animal"],
+        "image/camera": [b"phone"],
+        "image/thumbnail": [mask],
+        "image/object/mask": [mask],
+        "image/object/point": [0.5, 0.25],
+        "image/object/view": [],
+    }
+    path = put(tmp_path / "a", features, {"image/encoded": [jpeg.read_bytes()]} | CAT)
+    kept = put(tmp_path / "b", features)
+    for name, others in (
+        (path, {"source_id of an image": 1, "filename of an image": 1}),
+        (kept, {}),
+    ):
+        annotated = read_tfrecord(name)
+        for _ in range(2):  # passes are not counted twice
+            first = next(annotated.images())
+            assert (first.extra, first.boxes[0].extra) == ({"camera": "phone"}, {})
+            assert len(list(annotated.images())) == annotated.num_images
+        assert annotated.dropped == Counter(
+            {
+                "caption of an image": 1,
+                "thumbnail of an image": 1,
+                "mask of a box": 1,
+                "point of an image, not one for each box": 1,
+                **others,
+            }
+        )
+
+
+def test_nothing_is_dropped_of_what_is_carried(jpeg: Path, tmp_path: Path) -> None:
+    base = CAT | {"image/encoded": [jpeg.read_bytes()], "image/object/view": [b"left"]}
+    records = [
+        base | {"image/source_id": [name], "image/filename": [name]} for name in (b"8", b"9")
+    ]
+    annotated = read_tfrecord(put(tmp_path / "a", *records))
+    assert [image.image_id for image in annotated.images()] == [8, 9]
+    assert annotated.dropped == Counter()
+
+
+@pytest.mark.parametrize("source_id", [b"cat.jpg", b"9223372036854775808", b"1.5"])
+def test_source_ids_that_are_no_ids_are_counted(
+    jpeg: Path, tmp_path: Path, source_id: bytes
+) -> None:
+    base = CAT | {"image/encoded": [jpeg.read_bytes()]}
+    records = [base | {"image/source_id": [each]} for each in (b"9", source_id)]
+    annotated = read_tfrecord(put(tmp_path / "a", *records))
+    assert [image.image_id for image in annotated.images()] == [1, 2]
+    assert annotated.dropped == Counter({"source_id of an image": 2})
+    named = [each | {"image/filename": each["image/source_id"]} for each in records]
+    assert read_tfrecord(put(tmp_path / "b", *named)).dropped == Counter()  # the name says it
 
 
 @pytest.mark.parametrize(
@@ -224,10 +293,29 @@ def test_a_label_map_decides_by_either_name(jpeg: Path, tmp_path: Path) -> None:
     ("first", "second", "stated"),
     [
         ({"label": [17]}, {"label": [18]}, "without class/text; give a label map: 17 may be"),
-        ({"text": [b"cat"]}, {}, "an object has neither class/label nor class/text"),
-        ({"text": [b"cat"]}, {"text": [b"cat"]}, "class 'cat' stands in a record without class/la"),
-        ({"label": [1], "text": [b"cat"]}, {"label": [1], "text": [b"dog"]}, "stand together"),
-        ({"label": [1], "text": [b"cat"]}, {"label": [2], "text": [b"cat"]}, "stand together"),
+        (
+            {"label": [1], "text": [b"cat"]},
+            {},
+            "1.record: record 1: an object has neither class/label nor class/text; state one of",
+        ),
+        (
+            {"text": [b"cat"]},
+            {"text": [b"cat"]},
+            "0.record: record 1: class 'cat' stands without class/label; give a label map, which "
+            "says the id of each name$",
+        ),
+        (
+            {"label": [1], "text": [b"cat"]},
+            {"label": [1], "text": [b"dog"]},
+            "1.record: record 1: label 1 stands with class 'dog', but with class 'cat' in "
+            r"\S+0.record: record 1; correct",
+        ),
+        (
+            {"label": [17], "text": [b"cat"]},
+            {"label": [18], "text": [b"cat"]},
+            "1.record: record 1: class 'cat' stands with label 18, but with label 17 in "
+            r"\S+0.record: record 1; correct",
+        ),
     ],
     ids=["labels", "nothing", "texts", "two texts", "two labels"],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,34 @@ def test_what_stands_before_a_cut_is_read(tmp_path: Path) -> None:
     assert [(problem.file, problem.item) for problem in problems] == [
         (str(tmp_path / "a"), "record 2")
     ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "stated", "remedy"),
+    [
+        (gzip.compress, "the checksum of its length is wrong", "that is not compressed"),
+        (lambda whole: b"\0" + whole[1:], "the checksum of its length is wrong", "copy it again"),
+        (lambda whole: whole[:5], "the file ends 5 bytes into it", "copy it again"),
+        (lambda whole: whole[:-1] + b"\0", "the checksum of its data is wrong", "copy it again"),
+    ],
+    ids=["gzip", "length", "five bytes", "data"],
+)
+def test_a_file_of_which_nothing_can_be_read_is_not_said_to_lack_classes(
+    tmp_path: Path, damage: Callable[[bytes], bytes], stated: str, remedy: str
+) -> None:
+    path = put(tmp_path / "a", EXAMPLE)
+    path.write_bytes(damage(path.read_bytes()))
+    problems: list[Problem] = []
+    with pytest.raises(InputError, match=f"a: record 1: {stated}.*{remedy}") as caught:
+        read_tfrecord(path, report=problems.append)
+    assert [str(problem) for problem in problems] == [str(caught.value)]
+    assert list(read_tfrecord(path, label_map=CATS, report=problems.append).images()) == []
+
+
+def test_records_of_other_data_are_not_said_to_lack_classes(tmp_path: Path) -> None:
+    path = put(tmp_path / "a", b"no example", b"nor this")
+    with pytest.raises(InputError, match=r"a: record 1: not a tf\.train\.Example; correct or"):
+        read_tfrecord(path)
 
 
 def test_a_record_larger_than_any_image(tmp_path: Path) -> None:

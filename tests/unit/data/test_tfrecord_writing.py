@@ -54,7 +54,7 @@ BOXES = st.lists(
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     boxes=st.lists(BOXES, min_size=1, max_size=5),
-    ids=st.lists(st.integers(-(10**17), 10**17), min_size=5, max_size=5, unique=True),
+    ids=st.lists(st.integers(-(2**63) + 1, 2**63 - 1), min_size=5, max_size=5, unique=True),
     num_shards=st.integers(1, 7),
 )
 def test_a_round_trip_is_identity(
@@ -112,12 +112,11 @@ def test_what_is_lost_is_counted(jpeg: Path, tmp_path: Path) -> None:
     webp = tmp_path / "b.webp"
     Image.new("RGB", (64, 48)).save(webp)
     box = AnnotatedBox(7, 0, (1, 2, 3, 4), extra={"segmentation": [[1, 2, 3]]})
-    images = [make_image(jpeg, 1, (box, box)), make_image(webp, 10**18)]
+    images = [make_image(jpeg, 1, (box, box)), make_image(webp, 2)]
     destination = Destination(folder=tmp_path / "out", split="val", num_shards=1)
     assert write_tfrecord(make_set(images, {0: "cat"}), destination) == {
         "box id": 2,
         "segmentation of a box": 2,
-        "image id of more than 18 digits": 1,
         "image of a format TensorFlow does not decode": 1,
         "category id 0, which TensorFlow keeps for the background": 1,
     }

@@ -224,6 +224,67 @@ def test_wrong_image_sets(root: Path, content: str, message: str) -> None:
         load_voc(root, image_set="train")
 
 
+def test_what_has_no_place_is_counted(root: Path) -> None:
+    source = (
+        "<source><database>x</database></source><segmented>0</segmented><owner/><folder>y</folder>"
+    )
+    part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    twice = "<pose>Left</pose><actions><run>1</run><run>0</run></actions><pose>Right</pose>"
+    box = object_xml("ant").replace("</object>", f"{part * 3}{twice}</object>")
+    put(root, "c", annotation_xml(box).replace("<size>", f"{source}<size>"))
+    path = root / "ImageSets" / "Main" / "val.txt"
+    annotated = read_voc(path, root / "JPEGImages")
+    for _ in range(2):  # a second pass counts anew
+        (image,) = annotated.images()
+        assert image.boxes[0].extra["pose"] == "Right"
+        assert annotated.dropped == {
+            "source of an image": 1,
+            "segmented of an image": 1,
+            "part of a box, all but the last": 2,
+            "bndbox in part of a box": 1,
+            "pose of a box, all but the last": 1,
+            "run in actions of a box": 1,
+        }
+
+
+def test_annotations_that_are_links_out_of_their_folder_are_refused(root: Path) -> None:
+    path = root / "Annotations" / "c.xml"
+    (root / "inside.xml").write_text(annotation_xml(object_xml("secret")))
+    path.unlink()
+    path.symlink_to(root / "inside.xml")
+    with pytest.raises(InputError, match=r"Annotations: file name 'c\.xml' is a link that leads"):
+        load_voc(root, image_set="val")
+    assert load_voc(root, image_set="train").class_names == ("cat", "dog")
+    path.unlink()
+    path.symlink_to(root / "Annotations" / "b.xml")
+    assert len(load_voc(root, image_set="val").samples[0].labels) == 2
+
+
+def test_a_root_without_annotations(root: Path) -> None:
+    (root / "Annotations").rename(root / "Elsewhere")
+    with pytest.raises(InputError, match="Annotations: no such folder of annotations; check"):
+        load_voc(root, image_set="val")
+
+
+def test_a_missing_image_whose_size_is_not_stated(root: Path) -> None:
+    put(root, "c", annotation_xml(object_xml("ant"), size="0 0"))
+    (root / "JPEGImages" / "c.jpg").unlink()
+    problems: list[Problem] = []
+    path = root / "ImageSets" / "Main" / "val.txt"
+    assert not list(read_voc(path, root / "JPEGImages", report=problems.append).images())
+    (problem,) = problems
+    assert (problem.rule, problem.value) == ("missing_image", "no such image file")
+    assert problem.remedy == "add the image or remove its annotation"
+
+
+@pytest.mark.parametrize("image_id", [-5, 10**18, 2**63 - 1])
+def test_every_id_that_coco_may_have(root: Path, image_id: int) -> None:
+    xml = annotation_xml().replace("<size>", f"<image_id>{image_id}</image_id><size>")
+    put(root, "a", xml)
+    put_list(root, "train", "a\n")
+    assert load_voc(root, image_set="train").samples[0].image_id == image_id
+
+
 def test_a_collecting_report_hears_of_everything_and_the_rest_is_read(root: Path) -> None:
     put(root, "a", "<annotation>")
     put(root, "c", annotation_xml(object_xml("ant"), object_xml("ant", "1 1 ten 10")))

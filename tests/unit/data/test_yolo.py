@@ -130,6 +130,15 @@ def test_where_classes_are_looked_for(tmp_path: Path) -> None:
         assert read_yolo(labels, images).category_names == {0: folder.name}
 
 
+def test_classes_are_found_from_inside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, {"a.jpg": None})
+    monkeypatch.chdir(tmp_path / "labels" / "train")
+    images = tmp_path / "images" / "train"
+    assert read_yolo(Path(), images).category_names == {0: "person", 1: "bicycle", 2: "car"}
+
+
 @pytest.mark.parametrize(
     ("line", "rule", "stated"),
     [
@@ -178,6 +187,57 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         ("unsafe_name", "train"),
         ("unsafe_name", "train"),
     ]
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_image(tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": None, "b.jpg": None})
+    images = tmp_path / "images" / "train"
+    (images / "a.jpg").unlink()
+    (images / "a.jpg").symlink_to(images / "none.jpg")
+    (images / "b.jpg").write_bytes(b"no image")
+    _, problems = collect(tmp_path)
+    found = [(item.rule, item.value.partition(" (")[0], item.remedy) for item in problems]
+    assert found == [
+        ("missing_image", "no such image file", "add the image or remove its annotation"),
+        ("undecodable_image", "not an image of a known format", "repair or remove the image"),
+    ]
+
+
+def test_images_that_share_a_label_file(tmp_path: Path) -> None:
+    put(tmp_path, {"a.png": None, "b.png": None, "b.jpg": None, "c/a.png": "9", "a.jpg": "0 9\n"})
+    names, problems = collect(tmp_path)
+    assert names == ["a.jpg", "b.jpg", "b.png", "c/a.png"]
+    label = tmp_path / "labels" / "train" / "a.txt"
+    assert [(problem.rule, problem.file) for problem in problems] == [
+        ("shared_label", str(label)),
+        ("invalid_box", str(label)),
+        ("invalid_box", str(label.parent / "c" / "a.txt")),
+    ]
+    with pytest.raises(InputError, match=r"a\.txt: belongs to 'a\.jpg', 'a\.png'; give each"):
+        read(tmp_path)
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": None})
+    labels = tmp_path / "labels" / "train"
+    (labels / "a.txt").mkdir()
+    with pytest.raises(InputError, match=r"a\.txt: not a regular file; repair or remove it$"):
+        read(tmp_path)
+    (labels / "image_ids.tsv").mkdir()
+    with pytest.raises(
+        InputError, match=r"\.tsv: not a regular file; remove it to number the imag"
+    ):
+        read(tmp_path)
+
+
+def test_every_id_that_coco_may_have(tmp_path: Path) -> None:
+    put(tmp_path, {"a.jpg": None, "b.jpg": None})
+    path = tmp_path / "labels" / "train" / "image_ids.tsv"
+    path.write_text(f"a.jpg\t{2**63 - 1}\nb.jpg\t{1 - 2**63}\n")
+    assert [image.image_id for image in read(tmp_path)] == [2**63 - 1, 1 - 2**63]
+    path.write_text(f"a.jpg\t{2**63}\nb.jpg\t1\n")
+    with pytest.raises(InputError, match=r"image_ids\.tsv:1: expected name, tab, id"):
+        read(tmp_path)
 
 
 def test_missing_folders(tmp_path: Path) -> None:

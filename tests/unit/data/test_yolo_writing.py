@@ -14,6 +14,7 @@ from PIL import Image
 from suite.data.formats.annotated import AnnotatedBox, AnnotatedImage, AnnotatedSet
 from suite.data.formats.destination import Destination
 from suite.data.formats.yolo import read_yolo
+from suite.data.formats.yolo_classes import load_classes, write_classes
 from suite.data.formats.yolo_writing import write_yolo
 from suite.data.sample import ImageFile
 from suite.errors import InputError
@@ -125,6 +126,37 @@ def test_names_stay_apart_and_readable(jpeg: Path, tmp_path: Path) -> None:
     }
 
 
+def test_what_is_written_can_be_read(jpeg: Path, tmp_path: Path) -> None:
+    wished = {2**63 - 1: "./a.jpg", -(2**62): "sub//./e.jpg", 3: "a.jpg"}
+    images = [make_image(jpeg, number, name=name) for number, name in wished.items()]
+    assert write(tmp_path, images, names=NAMES) == {"name of an image file": 3}
+    assert {image.image_id: image.file_name for image in read(tmp_path).images()} == {
+        2**63 - 1: "a.jpg",
+        -(2**62): "sub/e.jpg",
+        3: "a_3.jpg",
+    }
+
+
+@pytest.mark.parametrize("name", ["a\x07", "a\nb", "a\tb", "\x7f", "\x85", "\ud800"])
+def test_class_names_that_readers_refuse_are_not_written(
+    jpeg: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(
+        InputError, match=r"category 17 \('.*'\): YOLO names its classes by text wi"
+    ):
+        write(tmp_path, [make_image(jpeg, 1)], names={1: "person", 17: name})
+    assert not (tmp_path / "data.yaml").exists()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(st.characters(exclude_categories=("Cc", "Cs", "Cn")), max_size=5))
+def test_other_class_names_come_back(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "data.yaml"
+    path.unlink(missing_ok=True)
+    write_classes(path, {3: name}, split="train")
+    assert load_classes(path).category_names == {3: name}
+
+
 def test_what_is_lost_is_counted(jpeg: Path, tmp_path: Path) -> None:
     boxes = (
         AnnotatedBox(1, 17, (0, 0, 64, 48), crowd=True),
@@ -157,8 +189,12 @@ def test_an_image_annotated_before_its_orientation_is_left_out(tmp_path: Path) -
     turned = tmp_path / "turned.jpg"
     Image.new("RGB", (64, 48)).save(turned, exif=exif)
     seen = AnnotatedImage(2, "b.jpg", ImageFile(turned), (64, 48), ())
-    lost = write(tmp_path / "out", [make_image(turned, 1), seen], names=NAMES)
-    assert lost == {"image of another size than annotated": 1}
+    boxes = (AnnotatedBox(1, 17, (0, 0, 4, 4)), AnnotatedBox(2, 17, (0, 0, 4, 4), crowd=True))
+    lost = write(tmp_path / "out", [make_image(turned, 1, boxes), seen], names=NAMES)
+    assert lost == {
+        "image of another size than annotated": 1,
+        "box of an image of another size than annotated": 2,
+    }
     assert [image.image_id for image in read(tmp_path / "out").images()] == [2]
 
 
