@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder of its images, JPEG files")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batches", type=int, default=5, help="in each turn of an engine")
-    parser.add_argument("--only", default="", help="engines whose names contain this")
+    parser.add_argument("--only", default="", help="engines whose names contain one of A|B")
     parser.add_argument("--tune-all", action="store_true", help="the peers get our allocator too")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # child processes inherit it
@@ -96,7 +96,7 @@ def _measure(part: str, arguments: argparse.Namespace) -> Rates:
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for name in PARTS[part]:
-        if arguments.only not in name:
+        if not any(part in name for part in arguments.only.split("|")):
             continue
         pipes[name], far_end = context.Pipe()
         process = context.Process(target=_serve, args=(far_end, part, name, arguments), daemon=True)

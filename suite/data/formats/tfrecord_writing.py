@@ -17,6 +17,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import PurePosixPath
 from typing import Final
 
 from suite.data.formats.annotated import AnnotatedBox, AnnotatedImage, AnnotatedSet
@@ -72,7 +73,7 @@ def _describe_image(image: AnnotatedImage, content: bytes, image_format: str) ->
     return {
         "image/height": [height],
         "image/width": [width],
-        "image/filename": [image.file_name.encode()],
+        "image/filename": [PurePosixPath(image.file_name).as_posix().encode()],
         "image/source_id": [str(image.image_id).encode()],
         "image/key/sha256": [hashlib.sha256(content).hexdigest().encode()],
         ENCODED: [content],
