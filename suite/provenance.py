@@ -31,6 +31,7 @@ _DISTRIBUTIONS = {
 }
 _GIT_TIMEOUT_S = 10
 _MEMORY_FILE = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def describe_command(arguments: Sequence[str]) -> str:
@@ -52,11 +53,25 @@ def describe_machine() -> dict[str, Any]:
 
 
 def available_memory_bytes() -> int | None:
-    """Return the memory that programs could still take; None where the system does not tell."""
+    """Return the memory that programs could still take; None where the system does not tell.
+
+    In a container with a limit of its own (cgroup v2), what that leaves, if it is less.
+    """
     if not _MEMORY_FILE.is_file():
         return None
     found = re.search(r"^MemAvailable:\s*(\d+) kB$", _MEMORY_FILE.read_text(), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    if found is None:
+        return None
+    available = int(found[1]) * 1024
+    limit, used = (_read_count(_CGROUP / f"memory.{name}") for name in ("max", "current"))
+    return available if limit is None or used is None else min(available, max(0, limit - used))
+
+
+def _read_count(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # "max" is no limit
+        return None
 
 
 def describe_software() -> dict[str, str | None]:

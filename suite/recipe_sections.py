@@ -145,7 +145,8 @@ class Data:
     workers: CountOrZero = 2
     """Loader processes a device; never changes a result."""
     timeout_s: Positive = 120.0
-    """Seconds without a sample from any loader process after which the run ends."""
+    """Seconds without a sample from any loader process after which the run ends; without processes
+    (`workers` 0) nothing watches."""
     cache: Literal["none", "ram", "disk"] = "none"
     """Where training images are kept decoded; `--cache` overrides it. Never changes a result."""
     on_bad_sample: Literal["stop", "skip"] = "stop"

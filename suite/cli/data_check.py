@@ -39,7 +39,12 @@ _SCHEMA: Final = "suite.data-check/2"
     metavar="OUT",
     help="Also write a corrected set: a new folder, or for one COCO file a new .json.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print every finding as one JSON document.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the findings, up to 10,000 of a kind, as one JSON document.",
+)
 def check(no_decode: bool, workers: int, output: Path | None, as_json: bool, **where: Any) -> None:
     """Check the data of RECIPE, or one split named by flags; exit 3 when something is an error."""
     from suite.data.checking.checks import check_splits

@@ -22,7 +22,8 @@ def download(name: str, output: Path | None) -> None:
 
     What was interrupted goes on where it stopped, what is complete is left alone. Without a
     network, the message says where to place a copy of which file: the same command then goes on
-    from there. An archive is deleted once it is unpacked.
+    from there. An archive, also one that was placed there, is
+    deleted once it is unpacked.
     """
     from suite.data.downloading import BACKBONES, DATA_SETS, download_set
     from suite.progress import transfer_progress

@@ -22,7 +22,7 @@ import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -80,15 +80,22 @@ def keep_decoded(
             yield _fill(samples, folder / "images.pixels", where, build)
         return
     path = cache_folder("decoded") / f"{_digest_of(samples)[:32]}.pixels"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = _open(samples, path, build)
-    if kept is None:
-        with alone(path.parent / "building.lock", say=build.say):
-            _delete_leftovers(path.parent)
-            kept = _open(samples, path, build)  # another process may have made it meanwhile
-            if kept is None:
-                kept = _fill(samples, path, where, build)
+    try:
+        kept = _open(samples, path, build) or _build_alone(samples, path, build)
+    except OSError as error:
+        raise MissingEnvironment(
+            f"{path.parent}: the cache cannot be written ({error.strerror}); train without --cache"
+        ) from error
     yield kept
+
+
+def _build_alone(samples: Sequence[Sample], path: Path, build: CacheBuild) -> tuple[Sample, ...]:
+    """Make a cache on disk while no other process makes one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path.parent / "building.lock", say=build.say):
+        _delete_leftovers(path.parent)
+        made = _open(samples, path, build)  # another process may have made it meanwhile
+        return _fill(samples, path, "disk", build) if made is None else made
 
 
 def _digest_of(samples: Sequence[Sample]) -> str:
@@ -118,7 +125,8 @@ def _open(samples: Sequence[Sample], path: Path, build: CacheBuild) -> tuple[Sam
                 return None
             build.progress(done, len(samples))
     if now != seen:
-        _write_seen(path, index["token"], now)
+        with suppress(OSError):  # the cache is sound all the same
+            _write_seen(path, index["token"], now)
     build.say(f"using the cache of an earlier run: {_describe(samples, path)}")
     return _with_pixels(samples, path, index["token"], index["sha256"])
 

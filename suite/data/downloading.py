@@ -126,7 +126,7 @@ def _find_missing(archive: Archive, folder: Path) -> list[Piece]:
         else:
             missing.append(piece)
     if missing:
-        say_on_stderr(f"{folder / archive.name()}: needed, from {archive.url}")
+        say_on_stderr(f"{folder / archive.name()}: needed until it is unpacked, from {archive.url}")
     return missing
 
 

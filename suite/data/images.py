@@ -2,7 +2,7 @@
 
 Stated rules, the same for every format:
 
-- The EXIF orientation is applied. Damaged EXIF counts as none.
+- The EXIF orientation is applied; without one, that of XMP. Damaged EXIF counts as none.
 - Grayscale becomes three equal channels; palettes, CMYK and YCCK become RGB by Pillow's `convert`
   (JPEGs by Adobe, whose CMYK is inverted, included). Embedded colour profiles are not applied.
 - Alpha is dropped, not blended: a transparent pixel shows the colour stored under it, as in
@@ -19,6 +19,7 @@ in threads.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -78,6 +79,8 @@ _TURN: Final[dict[int, Callable[[Pixels], Pixels]]] = {
     8: lambda pixels: np.rot90(pixels),
 }
 _QUARTER_TURNS: Final = (5, 6, 7, 8)
+# Without one of these in a JPEG, Pillow finds no orientation in it.
+_ORIENTATION_MARKS: Final = (b"Exif\0\0", b"tiff:Orientation")
 
 
 class ImageSizeError(InputError):
@@ -110,14 +113,14 @@ def read_image(
     file = ImageFile(source) if isinstance(source, Path) else source
     stored, orientation = decode_stored(file, content)
     stored_hw = stored.shape[0], stored.shape[1]
-    seen_hw = _turned(stored_hw, orientation)
+    seen_hw = turned_hw(stored_hw, orientation)
     if expected_hw in (None, seen_hw):
         turn = _TURN.get(orientation)
         return stored if turn is None else np.ascontiguousarray(turn(stored))
     if expected_hw == stored_hw:
         return stored
     raise ImageSizeError(
-        f"{file}: the image is {_as_text(seen_hw)} but annotated as {_as_text(expected_hw)} "
+        f"{file}: the image is {describe_hw(seen_hw)} but annotated as {describe_hw(expected_hw)} "
         "(width x height); restore the annotated image or correct its size in the annotations"
     )
 
@@ -134,7 +137,7 @@ def decode_stored(file: ImageFile, content: bytes | None = None) -> tuple[Pixels
     """
     content = file.read() if content is None else content
     pixels = decode_plain_jpeg(content, max_pixels=MAX_PIXELS)
-    if pixels is not None and b"Exif\0\0" not in content:
+    if pixels is not None and not any(mark in content for mark in _ORIENTATION_MARKS):
         return pixels, 1
     with _opened(file, content) as image:
         if pixels is None:
@@ -159,7 +162,7 @@ def read_image_hw(source: Path | ImageFile) -> tuple[int, int]:
     """
     file = ImageFile(source) if isinstance(source, Path) else source
     with _opened(file) as image:
-        return _turned((image.height, image.width), _orientation(image))
+        return turned_hw((image.height, image.width), _orientation(image))
 
 
 def _cached_pixels(source: DecodedImage) -> Pixels:
@@ -183,7 +186,7 @@ def _mapped(path: Path, _token: str) -> Pixels:
 @contextmanager
 def _opened(file: ImageFile, content: bytes | None = None) -> Iterator[Image.Image]:
     """Yield the opened image; without `content` no more than the header of a file is read."""
-    if content is None and (file.length is not None or not file.path.is_file()):
+    if content is None and (file.length is not None or not os.path.isfile(file.path)):  # noqa: PTH113
         content = file.read()
     source = file.path if content is None else io.BytesIO(content)
     try:
@@ -221,7 +224,8 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _turned(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+def turned_hw(stored_hw: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the height and width that a person sees of stored pixels."""
     return (stored_hw[1], stored_hw[0]) if orientation in _QUARTER_TURNS else stored_hw
 
 
@@ -233,6 +237,6 @@ def _convert_to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _as_text(image_hw: tuple[int, int] | None) -> str:
-    assert image_hw is not None
+def describe_hw(image_hw: tuple[int, int]) -> str:
+    """Return a size as people write it, width first."""
     return f"{image_hw[1]} x {image_hw[0]}"

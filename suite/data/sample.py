@@ -7,6 +7,7 @@ Shape letter: M boxes of one image.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,9 @@ class ImageFile:
         Raises:
             InputError: there is no such file, it is cut short or larger than `MAX_IMAGE_BYTES`.
         """
-        if not self.path.is_file():  # neither is a pipe or a device, which would be waited for
+        # Not a pipe or a device, which would be waited for. os.path: pathlib raises where a name is
+        # too long or a folder is closed to us.
+        if not os.path.isfile(self.path):  # noqa: PTH113
             raise InputError(f"{self}: no such image file; check the dataset's image folder")
         limit = MAX_IMAGE_BYTES if self.length is None else self.length
         try:

@@ -33,7 +33,12 @@ def open_shared_folder() -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
     # Found by its name only once it is locked.
     hidden = _ROOT / f".{_PREFIX}{secrets.token_hex(8)}"
-    hidden.mkdir(mode=0o700)
+    try:
+        hidden.mkdir(mode=0o700)
+    except OSError as error:
+        raise MissingEnvironment(
+            f"{_ROOT}: cannot be written ({error.strerror}); use --cache disk"
+        ) from error
     folder = hidden.with_name(hidden.name.removeprefix("."))
     try:
         with alone(hidden / _LOCK, say=lambda _: None):  # nobody else knows its name

@@ -71,15 +71,18 @@ def load_batches(
     """
     board = torch.full((max(workers.num, 1), 2), _IDLE)
     board[:, 0] = 0
-    board.share_memory_()  # type: ignore[no-untyped-call]
-    loader, processes = _start_loader(
-        _Watched(source, board),
-        batch_sampler=turns,
-        collate_fn=collate,
-        num_workers=workers.num,
-        pin_memory=pin,
-        timeout=min(_POLL_S, workers.timeout_s) if workers.num else 0,
-    )
+    try:
+        board.share_memory_()  # type: ignore[no-untyped-call]
+        loader, processes = _start_loader(
+            _Watched(source, board),
+            batch_sampler=turns,
+            collate_fn=collate,
+            num_workers=workers.num,
+            pin_memory=pin,
+            timeout=min(_POLL_S, workers.timeout_s) if workers.num else 0,
+        )
+    except (OSError, RuntimeError) as error:
+        raise worker_lost(error) from error
     try:
         while True:
             try:
@@ -94,9 +97,10 @@ def load_batches(
             process.kill()
         raise
     except (OSError, EOFError) as error:
-        if str(error).startswith("Caught "):  # raised by the source, a mistake in our code
+        # Raised by the source: a mistake in our code, and no connection to a worker that broke.
+        if not workers.num or str(error).startswith("Caught "):
             raise
-        raise worker_lost(error) from error  # a connection to a worker broke
+        raise worker_lost(error) from error
     except RuntimeError as error:
         if re.match("DataLoader worker|received 0 items of ancdata", str(error)):
             raise worker_lost(error) from error

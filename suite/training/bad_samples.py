@@ -1,7 +1,7 @@
 """Images that a run could not read: counted, told once each, and no more than the recipe allows.
 
 Which images these are depends on the files and the order of the samples alone, so all ranks
-together find the same ones, however many ranks there are.
+together find the same ones, however many ranks there are; each finds its own share of them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from suite.locking import alone
+from suite.locking import alone, is_held
 
 
 def quiet(_: str) -> None:
@@ -46,7 +46,7 @@ def test_a_block_that_fails_frees_the_lock(tmp_path: Path) -> None:
 
 def test_a_process_that_is_killed_frees_the_lock(tmp_path: Path) -> None:
     program = (
-        "import os, pathlib, sys; from suite.locking import alone\n"
+        "import os, pathlib, sys; from suite.locking import alone, is_held\n"
         "with alone(pathlib.Path(sys.argv[1]), say=print): os._exit(9)"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "lock")], check=False)
@@ -61,3 +61,18 @@ def test_a_process_that_is_killed_frees_the_lock(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"), alone(tmp_path / "absent" / "lock", say=quiet):
         pass
+
+
+def test_a_lock_that_is_not_ours_to_open_counts_as_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    assert not is_held(tmp_path / "lock")
+    (tmp_path / "lock").touch()
+    assert not is_held(tmp_path / "lock")
+    with alone(tmp_path / "lock", say=print):
+        assert is_held(tmp_path / "lock")
+    monkeypatch.setattr(Path, "open", refuse)
+    assert is_held(tmp_path / "lock")

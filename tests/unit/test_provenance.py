@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 import suite
-from suite.provenance import describe_command, describe_git, describe_machine, describe_software
+from suite.provenance import (
+    available_memory_bytes,
+    describe_command,
+    describe_git,
+    describe_machine,
+    describe_software,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +69,18 @@ def test_git_tells_commit_and_changes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert describe_git() == {"commit": git("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "suite" / "__init__.py").write_text("changed")
     assert describe_git() == {"commit": git("rev-parse", "HEAD"), "dirty": True}
+
+
+@pytest.mark.parametrize(
+    ("limit", "available"), [("max", 8000 * 1024), ("5000000", 4000000), ("100", 0)]
+)
+def test_a_container_has_less_memory_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, available: int
+) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
+    monkeypatch.setattr("suite.provenance._MEMORY_FILE", tmp_path / "meminfo")
+    monkeypatch.setattr("suite.provenance._CGROUP", tmp_path)
+    assert available_memory_bytes() == 8000 * 1024
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert available_memory_bytes() == available

@@ -168,7 +168,8 @@ def _describe_group(
             part for part in (finding.file, finding.item, finding.value) if part
         )
     if len(shown) < total:
-        yield f"    and {total - len(shown):,} more, which --json lists"
+        listed = "" if total == len(group) else f" (the first {len(group):,} of all)"
+        yield f"    and {total - len(shown):,} more, which --json lists{listed}"
     for consequence in dict.fromkeys(finding.consequence for finding in shown):
         yield f"    -> {consequence}"
 

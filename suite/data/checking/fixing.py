@@ -103,13 +103,17 @@ def write_corrected(
 def find_settings(section: Data, output: Path, names: Mapping[str, str]) -> dict[str, str]:
     """Return the fields of a recipe, and their values, with which it uses a corrected set.
 
+    It is then judged by its own boxes, and no longer by a file of ground truth.
+
     Args:
         section: the recipe's own.
         output, names: as given to `write_corrected`.
     """
     root = output.absolute()
+    # It may have images that the corrected set has no more.
+    forget_truth = {} if section.val.ground_truth is None else {"data.val.ground_truth": "null"}
     if section.format == "coco":
-        return {
+        return forget_truth | {
             f"data.{split}.annotations": str(root / f"{name}.json") for split, name in names.items()
         }
     settings = {"data.root": str(root)}
@@ -121,10 +125,7 @@ def find_settings(section: Data, output: Path, names: Mapping[str, str]) -> dict
             settings[f"data.{split}.images"] = f"images/{name}"
     if section.label_map is not None:
         settings["data.label_map"] = LABEL_MAPS[section.format]
-    if section.val.ground_truth is not None:
-        truth = Path(section.root) / section.val.ground_truth
-        settings["data.val.ground_truth"] = str(truth.absolute())
-    return settings
+    return settings | forget_truth
 
 
 def _write_coco_file(check: Check, split: str, output: Path) -> Counter[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Final, NamedTuple
 
-from suite.data.images import decode_stored
+from suite.data.images import decode_stored, describe_hw, turned_hw
 from suite.data.sample import ImageFile
 from suite.errors import InputError
 
-_QUARTER_TURNS: Final = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 # What the decoders say, and the rule it falls under; the first that fits.
 _CAUSES: Final = (
     ("truncated", "truncated_image"),
@@ -50,7 +50,7 @@ def inspect(task: Task) -> Seen:
     """Look at one picture."""
     picture = task.picture
     file = picture.file
-    if not file.path.is_file():
+    if not os.path.isfile(file.path):  # noqa: PTH113 - pathlib raises where it may not look
         return Seen("missing_image", "no such file", b"")
     digest, content = b"", None
     try:
@@ -71,18 +71,14 @@ def inspect(task: Task) -> Seen:
 def _compare_sizes(
     annotated_hw: tuple[int, int], stored_hw: tuple[int, int], orientation: int
 ) -> tuple[str, str]:
-    seen_hw = stored_hw[::-1] if orientation in _QUARTER_TURNS else stored_hw
+    seen_hw = turned_hw(stored_hw, orientation)
     if annotated_hw not in (seen_hw, stored_hw):
-        turned = f", stored as {_as_text(stored_hw)}" if seen_hw != stored_hw else ""
-        value = f"the image is {_as_text(seen_hw)}{turned} but annotated as"
-        return "size_mismatch", f"{value} {_as_text(annotated_hw)}"
+        turned = f", stored as {describe_hw(stored_hw)}" if seen_hw != stored_hw else ""
+        value = f"the image is {describe_hw(seen_hw)}{turned} but annotated as"
+        return "size_mismatch", f"{value} {describe_hw(annotated_hw)}"
     if not 2 <= orientation <= 8:
         return "", ""
-    value = f"EXIF orientation {orientation}, annotated as {_as_text(annotated_hw)}"
+    value = f"EXIF orientation {orientation}, annotated as {describe_hw(annotated_hw)}"
     if seen_hw == stored_hw:
         return "exif_unclear", value
     return ("exif_as_seen" if annotated_hw == seen_hw else "exif_as_stored"), value
-
-
-def _as_text(image_hw: tuple[int, int]) -> str:
-    return f"{image_hw[1]} x {image_hw[0]}"

@@ -15,6 +15,7 @@ from suite.errors import InputError
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 3072  # Linux takes 4096 for a whole path
 
 
 def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
@@ -28,8 +29,8 @@ def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
     Raises:
         InputError: it is missing, no regular file, unreadable or larger.
     """
-    if not path.is_file():
-        value = "not a regular file" if path.exists() else "no such file"
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where it may not look
+        value = "not a regular file" if os.path.lexists(path) else "no such file"
         raise InputError(f"{path}: {value}; {remedy}")
     try:
         # By its size: asked for as much as the limit, Python first makes room for that.
@@ -118,11 +119,16 @@ def _refusal(name: str) -> str:
         longest = max(len(part.encode()) for part in parts)
     except UnicodeEncodeError:
         return "is not valid text"
-    return "is too long" if longest > _MAX_NAME_BYTES else ""
+    too_long = longest > _MAX_NAME_BYTES or len(name.encode()) > _MAX_PATH_BYTES
+    return "is too long" if too_long else ""
 
 
 def _links_in(folder: Path) -> frozenset[str]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where it may not look
         return frozenset()
-    with os.scandir(folder) as entries:
+    try:
+        entries = os.scandir(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+    with entries:
         return frozenset(entry.name for entry in entries if entry.is_symlink())

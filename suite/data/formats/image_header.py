@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from suite.data.formats.annotated import Problem, Report
@@ -45,7 +46,7 @@ def find_image_hw(
     Args:
         remedy: what to do about a file that cannot be read.
     """
-    if not file.path.is_file():
+    if not os.path.isfile(file.path):  # noqa: PTH113 - pathlib raises where it may not look
         value = "no such image file"
         report(Problem("missing_image", str(file), "", value, _ADD_IMAGE))
         return None

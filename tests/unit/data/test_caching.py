@@ -290,3 +290,13 @@ def test_an_image_larger_than_memory_can_be_kept(tmp_path: Path) -> None:
         file.truncate(2**42)  # sparse: 4 TiB that take no room
     image = DecodedImage(path, "a", 2**41, (4, 5), ImageFile(tmp_path / "a.jpg"))
     assert read_image(image).shape == (4, 5, 3)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    samples: tuple[Sample, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    refusal = pytest.raises(MissingEnvironment, match=r"cannot be written .*without --cache")
+    with refusal, opened(samples, "disk"):
+        pass

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from suite.cli.data_download import download
+from suite.cli import cli
 from suite.data import downloading
 from suite.data.downloading import (
     BACKBONES,
@@ -95,8 +95,8 @@ def test_a_set_is_laid_out_and_nothing_else_stays(
     digest = hashlib.sha256(zip_bytes(IMAGES)).hexdigest()
     assert said.out == ""
     assert said.err.startswith(
-        f"{folder}/boxes.zip: needed, from {coco[0].url}\n"
-        f"{folder}/train.zip: needed, from {coco[1].url}\n"
+        f"{folder}/boxes.zip: needed until it is unpacked, from {coco[0].url}\n"
+        f"{folder}/train.zip: needed until it is unpacked, from {coco[1].url}\n"
         f"fetching {coco[0].url}\n"
     )
     assert "train.zip (MB) 1/1 " in said.err
@@ -249,7 +249,7 @@ def test_a_place_that_cannot_be_written_is_named(coco: tuple[Archive, ...], fold
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(download, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli, ["data", "download", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -318,6 +318,6 @@ def test_everything_published_comes_over_https_and_can_be_chosen() -> None:
     urls = [*(archive.url for archive in archives), *BACKBONES.values()]
     assert all(url.startswith("https://") for url in urls)
     assert len({(archive.name()) for archive in archives}) == len(archives) == 4
-    choices = download.params[0].type
+    choices = cli.commands["data"].commands["download"].params[0].type  # type: ignore[attr-defined]
     assert set(choices.choices) == {*DATA_SETS, *BACKBONES}  # type: ignore[attr-defined]
     assert downloading.COCO2017 is DATA_SETS["coco2017"]

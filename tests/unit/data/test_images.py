@@ -263,6 +263,23 @@ def test_both_jpeg_decoders_give_the_same_pixels(
     assert quick[1].shape == (131, 97, 3)
 
 
+def test_an_orientation_in_xmp_counts_with_both_decoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    path = save(tmp_path / "image.jpg", Image.new("RGB", (20, 40)), xmp=xmp)
+    assert read_image_hw(path) == (20, 40)
+    assert read_image(path).shape == (20, 40, 3)
+    monkeypatch.setattr("suite.data.jpeg.INSTALLED", False)
+    assert read_image(path).shape == (20, 40, 3)
+
+
+@pytest.mark.parametrize("name", ["a/" * 3000 + "b.jpg", "x" * 300 + ".jpg"])
+def test_names_that_no_file_can_have_are_missing_images(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="no such image file"):
+        read_image(tmp_path / name)
+
+
 def test_odd_images_are_read_alike_by_both_decoders(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
