@@ -47,40 +47,27 @@ def fetch(
     progress: Progress = show_nothing,
     say: Say = say_on_stderr,
     delays_s: Sequence[float] = RETRY_DELAYS_S,
-) -> None:
+) -> str:
     """Make `path` the file of a URL; one that is there already, from wherever, is checked and kept.
+
+    Without a published digest the first file counts once its content has proved that it is no other
+    (such as the page of a network that wants a login): callers then pass the sha256 that they got
+    to `keep_digest`.
 
     Args:
         url: https; http is for this machine alone.
         path: missing folders are made.
-        digest: its sha256 in hexadecimal, or how that begins, where the publisher states it. Else
-            the first file counts, see `keep_digest`.
+        digest: its sha256 in hexadecimal, or how that begins, where the publisher states it.
         progress: called with the bytes done and the bytes in all.
         say: called with what a person should know, a sentence at a time.
         delays_s: seconds to wait before each further try, while tries are in vain.
 
+    Returns:
+        the sha256 of the file in hexadecimal.
+
     Raises:
         InputError: it cannot be had, or is another file than expected; `path` stays as it was.
         UsageError: a URL of another kind.
-    """
-    found = fetch_unproven(url, path, digest=digest, progress=progress, say=say, delays_s=delays_s)
-    if not digest:
-        keep_digest(path, found, say=say)
-
-
-def fetch_unproven(
-    url: str,
-    path: Path,
-    *,
-    digest: str | None = None,
-    progress: Progress = show_nothing,
-    say: Say = say_on_stderr,
-    delays_s: Sequence[float] = RETRY_DELAYS_S,
-) -> str:
-    """Do what `fetch` does but keep no digest, and return the sha256 of the file.
-
-    For callers who can tell from the content whether it is the right file (and not the page of a
-    network that wants a login): they call `keep_digest` when they know.
     """
     require_fetchable(url)
     part, kept = _Part(url, path), _beside(path, ".sha256")

@@ -70,6 +70,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; False, too, for names that none can have or closed folders.
+
+    `Path.is_file` raises for those in Python 3.11. Pipes and devices, which would be waited for,
+    are no files.
+    """
+    return os.path.isfile(path)  # noqa: PTH113 - see above
+
+
 def cache_folder(name: str) -> Path:
     """Return where the suite keeps what can be made again: below XDG_CACHE_HOME, else ~/.cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

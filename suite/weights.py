@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from suite.download import Progress, Say, fetch, say_on_stderr, show_nothing
+from suite.download import Progress, Say, fetch, keep_digest, say_on_stderr, show_nothing
 from suite.errors import InputError, UsageError
 from suite.files import cache_folder
 
@@ -136,7 +136,14 @@ def fetch_weights(
     name = _file_name(url)
     path = (folder or _folder_of(url)) / name
     stated = re.search(r"-([0-9a-f]{8,64})\.", name)
-    fetch(url, path, digest=stated[1] if stated else None, progress=progress, say=say)
+    digest = stated[1] if stated else None
+    found = fetch(url, path, digest=digest, progress=progress, say=say)
+    if digest is None:
+        try:
+            _load_tensors(path)
+        except InputError as error:
+            raise InputError(f"{error}; delete it to fetch it again") from error
+        keep_digest(path, found, say=say)
     return path
 
 

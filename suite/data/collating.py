@@ -42,7 +42,7 @@ class Batch:
     def share_memory(self) -> None:
         """Move into shared memory. A worker does so itself: where sending fails, nobody is told."""
         for tensor in self.tensors():
-            tensor.share_memory_()  # type: ignore[no-untyped-call]
+            tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch's
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""

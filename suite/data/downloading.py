@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from suite.data.archives import unpack
-from suite.download import RETRY_DELAYS_S, fetch_unproven, keep_digest, say_on_stderr
+from suite.download import RETRY_DELAYS_S, fetch, keep_digest, say_on_stderr
 from suite.errors import InputError
 from suite.locking import alone
 from suite.progress import transfer_progress
@@ -135,7 +135,7 @@ def _bring(
 ) -> None:
     place = folder / archive.name()
     with transfer_progress(place.name) as bar:
-        found = fetch_unproven(
+        found = fetch(
             archive.url,
             place,
             digest=archive.digest,

@@ -19,7 +19,6 @@ in threads.
 from __future__ import annotations
 
 import io
-import os
 import struct
 import warnings
 import zlib
@@ -38,6 +37,7 @@ from suite.data.jpeg import VERSION as JPEG_VERSION
 from suite.data.jpeg import decode_plain_jpeg
 from suite.data.sample import DecodedImage, ImageFile
 from suite.errors import InputError
+from suite.files import is_file
 
 Pixels = NDArray[np.uint8]
 
@@ -186,7 +186,7 @@ def _mapped(path: Path, _token: str) -> Pixels:
 @contextmanager
 def _opened(file: ImageFile, content: bytes | None = None) -> Iterator[Image.Image]:
     """Yield the opened image; without `content` no more than the header of a file is read."""
-    if content is None and (file.length is not None or not os.path.isfile(file.path)):  # noqa: PTH113
+    if content is None and (file.length is not None or not is_file(file.path)):
         content = file.read()
     source = file.path if content is None else io.BytesIO(content)
     try:

@@ -7,7 +7,6 @@ Shape letter: M boxes of one image.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from suite.errors import InputError
+from suite.files import is_file
 
 MAX_IMAGE_BYTES: Final = 512 * 1024**2  # an encoded image; the largest decoded one has that size
 
@@ -44,9 +44,7 @@ class ImageFile:
         Raises:
             InputError: there is no such file, it is cut short or larger than `MAX_IMAGE_BYTES`.
         """
-        # Not a pipe or a device, which would be waited for. os.path: pathlib raises where a name is
-        # too long or a folder is closed to us.
-        if not os.path.isfile(self.path):  # noqa: PTH113
+        if not is_file(self.path):
             raise InputError(f"{self}: no such image file; check the dataset's image folder")
         limit = MAX_IMAGE_BYTES if self.length is None else self.length
         try:

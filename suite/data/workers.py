@@ -72,7 +72,7 @@ def load_batches(
     board = torch.full((max(workers.num, 1), 2), _IDLE)
     board[:, 0] = 0
     try:
-        board.share_memory_()  # type: ignore[no-untyped-call]
+        board.share_memory_()  # type: ignore[no-untyped-call]  # torch's
         loader, processes = _start_loader(
             _Watched(source, board),
             batch_sampler=turns,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from suite.download import fetch, fetch_unproven, keep_digest
+from suite.download import fetch, keep_digest
 from suite.errors import InputError
 
 CONTENT = bytes(range(256)) * 40
@@ -35,7 +35,7 @@ def names(path: Path) -> list[str]:
 def test_the_first_file_counts_where_no_digest_is_published(site: Any, path: Path) -> None:
     said: list[str] = []
     url = site.put("/a.zip", CONTENT)
-    fetch(url, path, say=said.append)
+    keep_digest(path, fetch(url, path, say=said.append), say=said.append)
     sentence = f"no digest is published; kept for the next time: sha256 {sha256(CONTENT)}"
     assert said == [f"fetching {url}", f"a.zip: {sentence}"]
     assert (path.parent / "a.zip.sha256").read_text() == sha256(CONTENT) + "\n"
@@ -55,20 +55,20 @@ def test_the_first_file_counts_where_no_digest_is_published(site: Any, path: Pat
 def test_the_first_file_counts_once_it_has_proved_to_be_right(site: Any, path: Path) -> None:
     said: list[str] = []
     url = site.put("/a.zip", OTHER)
-    assert fetch_unproven(url, path, say=quiet) == sha256(OTHER)
+    assert fetch(url, path, say=quiet) == sha256(OTHER)
     assert names(path) == ["a.zip"]
     path.unlink()
     site.put("/a.zip", CONTENT, tag='"2"')
-    assert fetch_unproven(url, path, say=quiet) == sha256(CONTENT)
+    assert fetch(url, path, say=quiet) == sha256(CONTENT)
     keep_digest(path, sha256(CONTENT), say=said.append)
     keep_digest(path, sha256(OTHER), say=said.append)  # another process was first
     assert said == [
         f"a.zip: no digest is published; kept for the next time: sha256 {sha256(CONTENT)}"
     ]
-    assert fetch_unproven(url, path, say=quiet) == sha256(CONTENT)
+    assert fetch(url, path, say=quiet) == sha256(CONTENT)
     path.write_bytes(OTHER)
     with pytest.raises(InputError, match=r"its sha256 is "):
-        fetch_unproven(url, path, say=quiet)
+        fetch(url, path, say=quiet)
 
 
 def test_a_digest_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
@@ -82,7 +82,8 @@ def test_a_file_that_is_there_is_checked_and_stays(site: Any, path: Path) -> Non
     path.write_bytes(OTHER)
     with pytest.raises(InputError, match=r"its sha256 is .*; delete the file to fetch it again"):
         fetch("https://example.org/a.zip", path, digest=sha256(CONTENT), say=quiet)
-    fetch("https://example.org/a.zip", path, say=quiet)  # whatever the first one is
+    # Whatever the first one is.
+    keep_digest(path, fetch("https://example.org/a.zip", path, say=quiet), say=quiet)
     assert path.read_bytes() == OTHER
     path.write_bytes(CONTENT)
     with pytest.raises(InputError, match=r"its sha256 is "):

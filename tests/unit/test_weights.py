@@ -253,11 +253,25 @@ def test_a_url_that_leads_nowhere_names_the_remedies(
     assert torch.equal(backbone.conv1.weight, weights["conv1.weight"])
 
 
-def test_weights_can_be_kept_elsewhere(site: Any, tmp_path: Path, cache: Path) -> None:
-    url = site.put("/r34.pth", b"weights")
+def test_weights_can_be_kept_elsewhere(
+    site: Any, content: bytes, tmp_path: Path, cache: Path
+) -> None:
+    url = site.put("/r34.pth", content)
     path = fetch_weights(url, tmp_path / "mine")
-    assert (path, path.read_bytes()) == (tmp_path / "mine" / "r34.pth", b"weights")
+    assert (path, path.read_bytes()) == (tmp_path / "mine" / "r34.pth", content)
     assert cached(cache) == []
+
+
+def test_a_first_download_that_is_no_weights_does_not_count(
+    site: Any, content: bytes, cache: Path
+) -> None:
+    url = site.put("/r34.pth", b"<html>please log in</html>")
+    with pytest.raises(InputError, match=r"r34\.pth: not a file of tensors.*delete it to fetch"):
+        fetch_weights(url)
+    (page,) = cached(cache)
+    page.unlink()
+    site.put("/r34.pth", content, tag='"2"')
+    assert fetch_weights(url).read_bytes() == content
 
 
 @pytest.mark.parametrize(

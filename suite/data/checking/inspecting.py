@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import Final, NamedTuple
 
 from suite.data.images import decode_stored, describe_hw, turned_hw
 from suite.data.sample import ImageFile
 from suite.errors import InputError
+from suite.files import is_file
 
 # What the decoders say, and the rule it falls under; the first that fits.
 _CAUSES: Final = (
@@ -50,7 +50,7 @@ def inspect(task: Task) -> Seen:
     """Look at one picture."""
     picture = task.picture
     file = picture.file
-    if not os.path.isfile(file.path):  # noqa: PTH113 - pathlib raises where it may not look
+    if not is_file(file.path):
         return Seen("missing_image", "no such file", b"")
     digest, content = b"", None
     try:

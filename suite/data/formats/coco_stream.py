@@ -172,6 +172,7 @@ class _ImageIds:
         self._condition = "usable" if usable else "1"
 
     def __contains__(self, value: object) -> bool:
+        # The condition is one of our own two, see above.
         query = f"SELECT 1 FROM image_ids WHERE id = ? AND {self._condition}"  # noqa: S608
         return self._store.execute(query, (value,)).fetchone() is not None
 

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from suite.errors import InputError
+from suite.files import is_file
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MAX_NAME_BYTES = 255
@@ -29,7 +30,7 @@ def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
     Raises:
         InputError: it is missing, no regular file, unreadable or larger.
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises where it may not look
+    if not is_file(path):
         value = "not a regular file" if os.path.lexists(path) else "no such file"
         raise InputError(f"{path}: {value}; {remedy}")
     try:
@@ -124,10 +125,10 @@ def _refusal(name: str) -> str:
 
 
 def _links_in(folder: Path) -> frozenset[str]:
-    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib raises where it may not look
-        return frozenset()
     try:
         entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()  # its images are missing, which their reader says
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
     with entries:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 from suite.data.formats.annotated import Problem, Report
 from suite.data.images import read_image_hw
 from suite.data.sample import ImageFile
 from suite.errors import InputError
+from suite.files import is_file
 
 _SIGNATURES: Final = (
     (0, b"\xff\xd8\xff", "jpeg"),
@@ -46,7 +46,7 @@ def find_image_hw(
     Args:
         remedy: what to do about a file that cannot be read.
     """
-    if not os.path.isfile(file.path):  # noqa: PTH113 - pathlib raises where it may not look
+    if not is_file(file.path):
         value = "no such image file"
         report(Problem("missing_image", str(file), "", value, _ADD_IMAGE))
         return None
