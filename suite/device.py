@@ -1,16 +1,17 @@
-"""Where tensors live and how they are computed: the only module that knows cpu, cuda and npu apart.
+"""Where tensors live and how they are computed: the only place that knows cpu, cuda and npu apart.
 
 `npu` is an Ascend device through torch_npu. That path is unverified on Ascend hardware; only tests
 with simulated modules hold it. The command line sets TORCH_DEVICE_BACKEND_AUTOLOAD=0 before torch
 is first imported, because an installed torch_npu without CANN breaks `import torch` itself.
+`device_problems` loads it and says what is missing where a device is unusable; `device_facts` sets
+and tells how a device computes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
-import importlib.util
+import os
 import platform
 import sys
 from collections.abc import Iterable
@@ -20,16 +21,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from suite.device_facts import use_exact_arithmetic, vendor_facts
+from suite.device_problems import NO_FALLBACK, VISIBLE, cuda_problem, npu_problem
 from suite.errors import MissingEnvironment, UsageError
 
 Kind = Literal["cpu", "cuda", "npu"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
-CANN_REMEDY = "run: source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-NPU_INSTALL = 'pip install "npu-detection-suite[npu]"'
-
 _AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+# gloo beside the device's own, for what the processes tell each other from the host.
+_COLLECTIVES = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl", "npu": "cpu:gloo,npu:hccl"}
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -38,11 +39,17 @@ _M_MMAP_MAX = -4
 
 @dataclass(frozen=True)
 class Device:
-    """One device of this process and the precision its networks run in; made by `build_device`."""
+    """One device of this process and the precision its networks run in; made by `build_device`.
+
+    Attributes:
+        strict: whether an operator that the device lacks fails. Otherwise an NPU falls back to the
+            CPU for it; cpu and cuda never do.
+    """
 
     kind: Kind
     torch_device: torch.device
     precision: Precision
+    strict: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Run what is inside in the device's precision; does nothing in fp32."""
@@ -53,10 +60,36 @@ class Device:
     def scaler(self) -> torch.amp.GradScaler:
         """Make a loss scaler; it passes everything through unless the precision is fp16.
 
-        It finds overflow by looking for inf and NaN in the gradients. The first Ascend 910
-        saturates instead of giving inf; there the loss itself has to be watched as well.
+        It finds overflow by looking for inf and NaN in the gradients, of which there are none where
+        the device `saturates`.
         """
         return torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16")
+
+    @property
+    def saturates(self) -> bool:
+        """Whether overflow gives the largest number in place of inf, and 0 in place of NaN.
+
+        The first Ascend 910 knows no other way; later ones do so if INF_NAN_MODE_FORCE_DISABLE is
+        1. Unverified on Ascend hardware.
+        """
+        return self.kind == "npu" and not self._module().utils.is_support_inf_nan()
+
+    def overflowed(self) -> bool:
+        """Tell whether a number has overflowed since `clear_overflow`; waits for the device.
+
+        False on a device that does not saturate: it has no such flag, but inf and NaN.
+        """
+        return self.saturates and bool(self._module().get_npu_overflow_flag())
+
+    def clear_overflow(self) -> None:
+        """Forget what has overflowed so far."""
+        if self.saturates:
+            self._module().clear_npu_overflow_flag()
+
+    @property
+    def collective_backend(self) -> str:
+        """What `torch.distributed.init_process_group` takes as its backend."""
+        return _COLLECTIVES[self.kind]
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -95,8 +128,11 @@ class Device:
             "name": self.name(),
             "precision": self.precision,
             "torch": torch.__version__,
+            "strict_device": self.strict,
         }
-        return facts | _vendor_facts(self.kind)
+        if self.kind == "npu":
+            facts["saturates"] = self.saturates
+        return facts | vendor_facts(self.kind)
 
     def open_copy_stream(self) -> CopyStream | None:
         """Return a stream for copies beside the computation; None on the CPU, which has none."""
@@ -128,7 +164,11 @@ class CopyStream:
 
 
 def build_device(
-    kind: Literal["auto", "cpu", "cuda", "npu"], precision: Precision, *, index: int = 0
+    kind: Literal["auto", "cpu", "cuda", "npu"],
+    precision: Precision,
+    *,
+    index: int = 0,
+    strict: bool = False,
 ) -> Device:
     """Choose a device, make it this process's current one and switch off TF32 and HF32 on it.
 
@@ -137,33 +177,52 @@ def build_device(
     Args:
         kind: "auto" takes an NPU if one is usable, then a GPU, then the CPU.
         index: which of the visible devices, the local rank in a distributed run.
+        strict: let an operator that the device lacks fail, instead of computing it on the CPU.
 
     Raises:
         MissingEnvironment: the device, its driver or its package is absent; holds the remedy.
         UsageError: the device cannot compute in this precision.
     """
-    chosen = _best_kind() if kind == "auto" else kind
-    problem = device_problem(chosen)
-    if problem is not None:
-        raise MissingEnvironment(problem)
+    chosen = _best_kind(strict=strict) if kind == "auto" else kind
+    _require_usable(chosen, strict=strict)
     if chosen == "cpu":
-        device = Device("cpu", torch.device("cpu"), precision)
+        device = Device("cpu", torch.device("cpu"), precision, strict)
     else:
-        device = Device(chosen, _select(chosen, index), precision)
+        device = Device(chosen, _select(chosen, index), precision, _is_strict(chosen, asked=strict))
     _require_precision(device)
-    _use_exact_arithmetic(chosen)
+    use_exact_arithmetic(chosen)
     return device
 
 
-def device_problem(kind: Kind) -> str | None:
-    """Say in one sentence why `kind` is unusable here and what would help; None if usable."""
+def device_problem(kind: Kind, *, strict: bool = False) -> str | None:
+    """Say in one sentence why `kind` is unusable here and what would help; None if usable.
+
+    `strict` is that of `build_device`; it takes effect where this loads torch_npu.
+    """
     match kind:
         case "npu":
-            return _npu_problem()
+            return npu_problem(strict=strict)
         case "cuda":
-            return _cuda_problem()
+            return cuda_problem()
         case "cpu":
             return None
+
+
+def count_devices(kind: Kind) -> int | None:
+    """Return how many devices of a kind this process sees, None for the CPU: as many as asked.
+
+    None of them is taken into use.
+
+    Raises:
+        MissingEnvironment: the kind is unusable here; holds the remedy.
+    """
+    _require_usable(kind)
+    return None if kind == "cpu" else int(torch.get_device_module(kind).device_count())
+
+
+def visible_variable(kind: Kind) -> str | None:
+    """Return the environment variable that says which devices of a kind a process may see."""
+    return VISIBLE.get(kind)
 
 
 def cpu_name() -> str:
@@ -192,53 +251,28 @@ def tune_cpu_allocator() -> bool:
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
 
 
-def _best_kind() -> Kind:
+def _best_kind(*, strict: bool) -> Kind:
     candidates: tuple[Kind, ...] = ("npu", "cuda", "cpu")
-    return next(kind for kind in candidates if device_problem(kind) is None)
+    return next(kind for kind in candidates if device_problem(kind, strict=strict) is None)
 
 
-def _npu_problem() -> str | None:
-    if importlib.util.find_spec("torch_npu") is None:
-        return f"device npu: torch_npu is not installed; run: {NPU_INSTALL}"
-    try:
-        importlib.import_module("torch_npu")
-    except ImportError as error:
-        return _npu_import_problem(error)
-    if torch.get_device_module("npu").device_count() == 0:
-        return (
-            "device npu: torch_npu loads but sees no device; check `npu-smi info`, /dev/davinci* "
-            "and ASCEND_RT_VISIBLE_DEVICES"
+def _require_usable(kind: Kind, *, strict: bool = False) -> None:
+    problem = device_problem(kind, strict=strict)
+    if problem is not None:
+        raise MissingEnvironment(problem)
+
+
+def _is_strict(kind: Kind, *, asked: bool) -> bool:
+    """Tell whether the device really is strict."""
+    if kind != "npu":
+        return asked
+    strict = os.environ.get(NO_FALLBACK) == "1"
+    if asked and not strict:
+        raise MissingEnvironment(
+            "device npu: torch_npu was loaded before it was told not to fall back to the CPU; "
+            f"run: export {NO_FALLBACK}=1"
         )
-    return None
-
-
-def _npu_import_problem(error: ImportError) -> str:
-    if "cannot open shared object file" in str(error):
-        library = str(error).partition(":")[0]
-        return (
-            "device npu: torch_npu is installed but CANN is not on LD_LIBRARY_PATH "
-            f"({library} not found); {CANN_REMEDY}"
-        )
-    return (
-        f"device npu: torch_npu does not load beside torch {torch.__version__} ({error}); "
-        f"run: {NPU_INSTALL}"
-    )
-
-
-def _cuda_problem() -> str | None:
-    version = torch.__version__
-    if torch.cuda.is_available():
-        return None
-    if torch.version.cuda is None:
-        release = version.partition("+")[0]
-        return (
-            f"device cuda: torch {version} is built without CUDA; "
-            f"run: pip install --force-reinstall torch=={release}"
-        )
-    return (
-        f"device cuda: torch {version} is built for CUDA {torch.version.cuda} but finds no usable "
-        "GPU or driver; check `nvidia-smi` and CUDA_VISIBLE_DEVICES"
-    )
+    return strict
 
 
 def _select(kind: Literal["cuda", "npu"], index: int) -> torch.device:
@@ -247,7 +281,7 @@ def _select(kind: Literal["cuda", "npu"], index: int) -> torch.device:
     if index >= num_devices:
         raise MissingEnvironment(
             f"device {kind}:{index}: only {num_devices} visible; "
-            f"start fewer processes or widen {_VISIBLE[kind]}"
+            f"start fewer processes or widen {VISIBLE[kind]}"
         )
     module.set_device(index)
     return torch.device(kind, index)
@@ -259,39 +293,6 @@ def _require_precision(device: Device) -> None:
             raise UsageError("precision fp16 is not supported on the CPU; use bf16 or fp32")
     elif device.precision == "bf16" and not device._module().is_bf16_supported():
         raise UsageError(f"precision bf16 is not supported on {device.name()}; use fp16 or fp32")
-
-
-def _use_exact_arithmetic(kind: Kind) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    if kind == "npu":
-        npu = torch.get_device_module("npu")
-        npu.matmul.allow_hf32 = False
-        npu.conv.allow_hf32 = False
-        # Releases differ in these defaults: private tensor formats and compiling each new shape.
-        npu.config.allow_internal_format = False
-        npu.set_compile_mode(jit_compile=False)
-
-
-def _vendor_facts(kind: Kind) -> dict[str, Any]:
-    match kind:
-        case "cpu":
-            return {"threads": torch.get_num_threads()}
-        case "cuda":
-            cudnn: Any = torch.backends.cudnn
-            return {
-                "cuda": torch.version.cuda,
-                "cudnn": cudnn.version(),
-                "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
-                "conv_tf32": cudnn.allow_tf32,
-            }
-        case "npu":
-            npu = torch.get_device_module("npu")
-            return {
-                "torch_npu": str(importlib.import_module("torch_npu").__version__),
-                "matmul_hf32": npu.matmul.allow_hf32,
-                "conv_hf32": npu.conv.allow_hf32,
-            }
 
 
 def _peak_resident_bytes() -> int:

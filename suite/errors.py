@@ -41,6 +41,12 @@ class Diverged(SuiteError):
     exit_code = 5
 
 
+class RankLost(SuiteError):
+    """A process of a run on several devices died, hangs or cannot be reached."""
+
+    exit_code = 6
+
+
 class Stopped(SuiteError):
     """A signal asked us to stop and the state has been saved."""
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 
 from suite.errors import Diverged, SuiteError
+from suite.launch.ranks import Ranks
 from suite.progress import Progress
 
 DIVERGENCE_REMEDY = (
@@ -36,11 +38,20 @@ class Events:
         first_step: where this process starts; larger than 0 after a resume.
         global_batch: images a step over all ranks.
         log_every: steps between lines of metrics.
+        ranks: which train together; losses are their mean, and only the main one writes files.
     """
 
     def __init__(
-        self, folder: Path, *, num_steps: int, first_step: int, global_batch: int, log_every: int
+        self,
+        folder: Path,
+        *,
+        num_steps: int,
+        first_step: int,
+        global_batch: int,
+        log_every: int,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks or Ranks()
         self.step = first_step
         self._num_steps = num_steps
         self._global_batch = global_batch
@@ -51,10 +62,10 @@ class Events:
         self._measured = {"steps": 0, "seconds": 0.0}
         self._last_loss: float | None = None
         self._status = ""
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._log = (folder / "log.txt").open("a", encoding="utf-8")
+        self._metrics = self._open(folder / "metrics.jsonl")
+        self._log = self._open(folder / "log.txt")
         self._progress = Progress(num_steps, done=first_step, label="train")
-        self._board = _open_tensorboard(folder, first_step)
+        self._board = _open_tensorboard(folder, first_step) if self._ranks.is_main else None
 
     def __enter__(self) -> Events:
         return self
@@ -125,7 +136,12 @@ class Events:
         return totals
 
     def state(self) -> dict[str, Any]:
-        """Return what a resumed run needs to write the lines this one would have written."""
+        """Return what a resumed run needs to write the lines this one would have written.
+
+        All ranks call it: their losses so far become their mean, here as in what is saved.
+        """
+        for value in self._window.sums.values():
+            self._ranks.average(value)
         return {
             "losses": dict(self._window.sums),
             "steps": self._window.num_steps,
@@ -137,8 +153,11 @@ class Events:
         self._window = _Window(dict(state["losses"]), state["steps"])
         self._measured = {key: state["measured"][key] for key in self._measured}
 
+    def _open(self, path: Path) -> TextIO:
+        return (path if self._ranks.is_main else Path(os.devnull)).open("a", encoding="utf-8")
+
     def _log_window(self, lr: float) -> None:
-        means, num_timed = self._window.read()
+        means, num_timed = self._window.read(self._ranks)
         seconds = self._clock.restart()
         self._window = _Window()
         loss = sum(means.values())
@@ -189,9 +208,10 @@ class _Window:
         for value in self.sums.values():
             value.item()
 
-    def read(self) -> tuple[dict[str, float], int]:
-        """Return the mean losses, and how many of the steps this process made."""
-        means = (torch.stack(list(self.sums.values())) / self.num_steps).tolist()
+    def read(self, ranks: Ranks) -> tuple[dict[str, float], int]:
+        """Return the mean losses of all ranks, and how many of the steps this process made."""
+        sums = ranks.average(torch.stack(list(self.sums.values())))
+        means = (sums / self.num_steps).tolist()
         return dict(zip(self.sums, means, strict=True)), self.num_steps - self._num_before
 
 

@@ -24,6 +24,7 @@ from suite.recipe_sections import (
     Count,
     Data,
     Detector,
+    Launch,
     Name,
     Optimizer,
     Positive,
@@ -71,7 +72,9 @@ class Recipe:
     device: Literal["auto", "cpu", "cuda", "npu"]
     """`--device` overrides it."""
     devices: Count
-    """How many of them; `--devices` overrides it."""
+    """How many of them, on all machines together; `--devices` overrides it."""
+    launch: Launch = Launch()  # noqa: RUF009 - frozen, so it can be shared
+    """How long their processes wait for each other."""
     seed: Seed
     """Of weights, order and augmentation."""
     eval_every_epochs: Positive | None = None

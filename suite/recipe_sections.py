@@ -212,6 +212,17 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How long the processes of a run on several devices wait for each other."""
+
+    join_timeout_s: Positive = 300.0
+    """Seconds until all of them have to have come."""
+    step_timeout_s: Positive = 600.0
+    """Seconds without progress after which a process counts as lost; a tenth of them without any
+    sign of life."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Postprocess:
     """From scores to detections."""
 

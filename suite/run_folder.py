@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 from suite.errors import InputError, UsageError
+
+if sys.platform != "win32":
+    import fcntl
+
+_LOCK = ".in-use"
 
 
 def create_run_folder(output: Path, name: str) -> Path:
@@ -37,6 +47,31 @@ def open_run_folder(folder: Path) -> Path:
     if not (folder / "checkpoints").is_dir():
         raise InputError(f"{folder}: not a run folder (no checkpoints/ in it)")
     return folder
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a run folder.
+
+    Raises:
+        UsageError: one is in it; names its process.
+    """
+    if sys.platform == "win32":  # which has no such locks
+        yield
+        return
+    with (folder / _LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UsageError(
+                f"{folder}: {file.read() or 'another process'} trains there now; wait for it or "
+                "stop it"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def run_of_checkpoint(checkpoint: Path) -> Path | None:

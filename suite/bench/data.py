@@ -34,7 +34,7 @@ from suite.training.job import (
     describe_conditions,
     describe_subject,
     open_batches,
-    prepare_job,
+    opened_job,
 )
 
 _STAGES = ("read", "decode", "crop", "resize", "flip and colour", "batch", "normalise")
@@ -51,7 +51,12 @@ def bench_data(recipe: Recipe, *, steps: int = 8, warmup: int = 1) -> Record:
     Raises:
         SuiteError: as `train`.
     """
-    job = prepare_job(recipe)
+    with opened_job(recipe) as job:
+        return _measure(job, steps=steps, warmup=warmup)
+
+
+def _measure(job: Job, *, steps: int, warmup: int) -> Record:
+    recipe = job.recipe
     warmup = count_warmup(job, warmup=warmup, steps=steps)
     with cached(job) as ready:
         _touch(ready, warmup + steps)

@@ -14,15 +14,17 @@ from suite.bench.timing import count_warmup, summarise_ms
 from suite.data.collating import Batch
 from suite.data.prefetching import move_to_device
 from suite.device import Device
+from suite.launch.worker import Worker
 from suite.recipe import Recipe
 from suite.records import Record, build_record
 from suite.training.job import (
+    Job,
     build_trainee,
     cached,
     describe_conditions,
     describe_subject,
     open_batches,
-    prepare_job,
+    opened_job,
 )
 from suite.training.loop import Learner, train_step
 from suite.training.optim import Updater
@@ -38,7 +40,14 @@ class _Window:
         return len(self.step_seconds) * batch / sum(self.step_seconds)
 
 
-def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
+def bench_train(
+    recipe: Recipe,
+    *,
+    steps: int = 10,
+    warmup: int = 3,
+    worker: Worker | None = None,
+    strict_device: bool = True,
+) -> Record:
     """Measure training steps of a recipe on its own data and device; nothing is saved.
 
     Two windows of `steps` steps, each after `warmup` or more uncounted ones: end to end with the
@@ -48,7 +57,12 @@ def bench_train(recipe: Recipe, *, steps: int = 10, warmup: int = 3) -> Record:
     Raises:
         SuiteError: as `train`.
     """
-    job = prepare_job(recipe)
+    with opened_job(recipe, worker, strict_device=strict_device) as job:
+        return _measure(job, steps=steps, warmup=warmup)
+
+
+def _measure(job: Job, *, steps: int, warmup: int) -> Record:
+    recipe = job.recipe
     warmup = count_warmup(job, warmup=warmup, steps=steps)
     _, learner, updater = build_trainee(job)
     job.device.reset_peak_memory()

@@ -1,7 +1,8 @@
 """Verbs and flags. Everything heavy is imported inside the verb that needs it.
 
 stdout carries results, stderr logs and progress. Exit codes: 0 done, 1 failure, 2 usage or recipe,
-3 a check failed, 4 environment, 5 training diverged, 130/143 stopped by a signal after saving.
+3 a check failed, 4 environment, 5 training diverged, 6 a process of several was lost, 130/143
+stopped by a signal after saving.
 """
 
 from __future__ import annotations
@@ -19,8 +20,19 @@ from types import FrameType
 import click
 
 from suite import __version__
-from suite.cli import data_verbs, model_verbs, project_verbs, weights_verbs
+from suite.cli import (
+    bench_verbs,
+    data_verbs,
+    launch_verbs,
+    model_verbs,
+    project_verbs,
+    rank_table_verbs,
+    run_verbs,
+    weights_verbs,
+)
+from suite.cli.seed_flags import rewrite_seed_flags
 from suite.errors import SuiteError
+from suite.launch.heartbeat import LAUNCHED
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
@@ -29,15 +41,20 @@ _CHILDREN_END_S = 5.0
 
 _EPILOG = (
     "Exit codes: 0 done, 1 failure, 2 usage or recipe, 3 a check failed, 4 environment, "
-    "5 training diverged, 130/143 stopped by a signal after saving."
+    "5 training diverged, 6 a process of several was lost, 130/143 stopped by a signal after "
+    "saving."
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _ending_at_sigterm():
-            cli.main(arguments, prog_name="suite", standalone_mode=False)
+            words, notes = rewrite_seed_flags(words)
+            for note in notes if os.environ.get("RANK", "0") == "0" else ():
+                click.echo(note, err=True)
+            cli.main(words, obj=words, prog_name="suite", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -46,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SuiteError as error:
         if os.environ.get("SUITE_DEBUG") == "1":
             traceback.print_exc()
-        click.echo(f"suite: {error}", err=True)
+        if not _told_by_launcher():
+            click.echo(f"suite: {error}", err=True)
         _leave_hanging_children(error.exit_code)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -56,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output has gone (`suite ... | head`); Python must not say so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _told_by_launcher() -> bool:
+    """Whether whoever started this rank shares our terminal, and will say what went wrong."""
+    return LAUNCHED in os.environ and os.environ.get("LOCAL_RANK") == "0"
 
 
 def _leave_hanging_children(exit_code: int) -> None:
@@ -98,5 +121,15 @@ def cli() -> None:
     """
 
 
-for verb in (*model_verbs.VERBS, *data_verbs.VERBS, *project_verbs.VERBS, *weights_verbs.VERBS):
-    cli.add_command(verb)
+for room in (
+    model_verbs,
+    bench_verbs,
+    launch_verbs,
+    rank_table_verbs,
+    data_verbs,
+    project_verbs,
+    weights_verbs,
+    run_verbs,
+):
+    for verb in room.VERBS:
+        cli.add_command(verb)

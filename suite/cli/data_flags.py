@@ -114,7 +114,7 @@ def _find_in_recipe(recipe: str, *, data: str | None, assignments: Sequence[str]
     from suite.data import locate_split
 
     loaded, _ = load_recipe_with(
-        recipe, data=data, device=None, devices=None, assignments=assignments
+        recipe, data=data, device=None, devices=None, device_ids=None, assignments=assignments
     )
     splits = {"train": locate_split(loaded.data, "train"), "val": locate_split(loaded.data, "val")}
     return Source(splits, loaded, loaded.name)

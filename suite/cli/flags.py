@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
+
+from suite.launch.heartbeat import LAUNCHED
 
 if TYPE_CHECKING:
     from suite.recipe import Recipe
@@ -37,6 +40,8 @@ def recipe_flags(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
                      help="Override one field of the recipe, such as schedule.epochs=2."),
         click.option("--devices", type=int, help="Override the number of devices."),
+        click.option("--device-ids", metavar="N,N,...",
+                     help="Which devices of this machine to use, such as 0,1."),
         click.option("--device", type=DEVICES, help="Override the recipe's device."),
         click.option("--data", metavar="DIR", help="Override where the data is (data.root)."),
     ):  # fmt: skip
@@ -51,12 +56,29 @@ CACHE = click.option(
 )
 
 
+_STRICT_HELP = "Let an operator that the device lacks fail, instead of computing it on the CPU."
+STRICT_DEVICE = click.option("--strict-device", is_flag=True, help=_STRICT_HELP)
+BENCH_STRICT_DEVICE = click.option(
+    "--strict-device/--no-strict-device", default=True, show_default=True, help=_STRICT_HELP
+)
+
+_WHERE = ("data", "device", "devices", "device_ids", "assignments", "cache")
+
+
+def load_request(recipe: str, request: dict[str, Any]) -> tuple[Recipe, list[str], dict[str, Any]]:
+    """Load a recipe with those of a verb's flags that override it; also return the other ones."""
+    where = {name: value for name, value in request.items() if name in _WHERE}
+    loaded, notes = load_recipe_with(recipe, **where)
+    return loaded, notes, {k: v for k, v in request.items() if k not in _WHERE}
+
+
 def load_recipe_with(
     recipe: str,
     *,
     data: str | None,
     device: str | None,
     devices: int | None,
+    device_ids: str | None,
     assignments: Sequence[str],
     cache: str | None = None,
 ) -> tuple[Recipe, list[str]]:
@@ -64,14 +86,36 @@ def load_recipe_with(
     from suite.placement import place_recipe
     from suite.recipe import load_recipe, parse_overrides
 
-    overrides, notes = place_recipe(load_recipe(recipe), device=device, devices=devices)
+    written = load_recipe(recipe)
+    if device_ids is not None:
+        devices = _choose_devices(device_ids, device or written.device, devices)
+    overrides, notes = place_recipe(written, device=device, devices=devices)
     if data is not None:
         overrides["data.root"] = data
     if cache is not None:
         overrides["data.cache"] = cache
-    for note in notes:
-        click.echo(note, err=True)
+    if LAUNCHED not in os.environ:  # whoever started this rank has said so
+        for note in notes:
+            click.echo(note, err=True)
     return load_recipe(recipe, overrides | parse_overrides(assignments)), notes
+
+
+def _choose_devices(device_ids: str, kind: str, devices: int | None) -> int:
+    """Let this process and those it starts see these devices only; return how many they are."""
+    from suite.device import visible_variable
+
+    ids = device_ids.split(",")
+    if not all(number.isdecimal() for number in ids) or len(set(ids)) != len(ids):
+        raise click.UsageError(f"--device-ids {device_ids}: expected numbers, such as 0,1")
+    if devices is not None and devices != len(ids):
+        raise click.UsageError(f"--device-ids {device_ids}: these are {len(ids)}, not {devices}")
+    kinds: tuple[Literal["cuda", "npu"], ...] = ("cuda", "npu")
+    chosen = [k for k in kinds if kind in (k, "auto")]
+    if not chosen:
+        raise click.UsageError(f"--device-ids {device_ids}: device {kind} has no numbers")
+    for vendor in chosen:
+        os.environ[visible_variable(vendor) or ""] = device_ids
+    return len(ids)
 
 
 def print_json(schema: str, **content: Any) -> None:

@@ -1,4 +1,4 @@
-"""The verbs that take a recipe or a model: train, eval, export, verify, predict, bench."""
+"""The verbs that take a recipe or a model: train, eval, export, verify, predict."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from suite.cli.flags import (
     DEVICES,
     FILE,
     IMAGE_SIZE,
-    load_recipe_with,
+    STRICT_DEVICE,
+    load_request,
     print_json,
     recipe_flags,
 )
+from suite.cli.ranks import RESTARTS, on_devices, placement_of
 from suite.errors import CheckFailed
 
+_SEED_FLAGS = "The flags of the Ascend ModelZoo's scripts work too: see recipes/FROM_MODELZOO.md."
 
-@click.command()
+
+@click.command(epilog=_SEED_FLAGS)
 @click.argument("recipe")
 @recipe_flags
 @CACHE
@@ -32,28 +36,45 @@ from suite.errors import CheckFailed
     help="Where the run folder is made.",
 )
 @click.option("--resume", type=FILE, help="A run folder to continue at the exact sample.")
+@click.option("--allow-changed", multiple=True, metavar="KEY",
+              help="A key of the recipe in which a resumed run may differ.")  # fmt: skip
+@RESTARTS
+@STRICT_DEVICE
 @click.option("--no-eval", is_flag=True, help="Do not evaluate the final weights.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's record.")
 def train(
     recipe: str,
     output: Path,
-    resume: Path | None,
+    restarts: int,
     no_eval: bool,
     as_json: bool,
-    **where: Any,
+    **request: Any,
 ) -> None:
     """Train a detector by RECIPE, a file or a shipped name; prints the run folder."""
+    from suite.launch.worker import Worker
     from suite.records import load_record
-    from suite.training import train as run_training
 
-    loaded, notes = load_recipe_with(recipe, **where)
-    folder = run_training(
-        loaded, output=output, resume=resume, evaluate_at_end=not no_eval, notes=notes
-    )
-    if as_json:
-        print_json("suite.train/1", run=str(folder), record=load_record(folder / "record.json"))
-    else:
-        click.echo(str(folder))
+    loaded, notes, request = load_request(recipe, request)
+
+    def run(worker: Worker) -> None:
+        from suite.training import train as run_training
+
+        folder = run_training(
+            loaded,
+            output=output,
+            evaluate_at_end=not no_eval,
+            notes=notes,
+            worker=worker,
+            **request,
+        )
+        if worker.rank != 0:
+            return
+        if as_json:
+            print_json("suite.train/1", run=str(folder), record=load_record(folder / "record.json"))
+        else:
+            click.echo(str(folder))
+
+    on_devices(placement_of(loaded, output=output, restarts=restarts), run)
 
 
 @click.command("eval")
@@ -199,97 +220,4 @@ def predict(
     click.echo(str(done.folder))
 
 
-@click.group()
-def bench() -> None:
-    """Measure speed."""
-
-
-@bench.command("infer")
-@click.argument("model", type=FILE)
-@click.option(
-    "--images", multiple=True, metavar="SOURCE", help="Photos; by default generated ones."
-)
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option(
-    "--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Counted runs."
-)
-@click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True)
-@click.option("--device", type=DEVICES, default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]),
-              help="Of a checkpoint, fp32 by default; a graph has its own.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a graph's runtime.")
-@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the record.")
-def bench_infer(
-    model: Path, images: Sequence[str], output: Path, as_json: bool, **request: Any
-) -> None:
-    """Measure latency and images/s of MODEL (.pth or .onnx)."""
-    from suite.bench.infer import InferenceRequest
-    from suite.bench.infer import bench_infer as measure
-    from suite.predict import find_images
-
-    record = measure(model, InferenceRequest(images=find_images(images), **request))
-    _keep_record(record, output, f"bench-infer-{model.stem}", as_json)
-
-
-@bench.command("train")
-@click.argument("recipe")
-@recipe_flags
-@CACHE
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Counted steps."
-)
-@click.option("--warmup", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the record.")
-def bench_train(
-    recipe: str, steps: int, warmup: int, output: Path, as_json: bool, **where: Any
-) -> None:
-    """Measure training images/s of RECIPE on its own data."""
-    from suite.bench.train import bench_train as measure
-
-    loaded, notes = load_recipe_with(recipe, **where)
-    record = measure(loaded, steps=steps, warmup=warmup)
-    record["notes"] += notes
-    _keep_record(record, output, f"bench-train-{loaded.name}", as_json)
-
-
-@bench.command("data")
-@click.argument("recipe")
-@recipe_flags
-@CACHE
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=8, show_default=True, help="Counted batches."
-)
-@click.option("--warmup", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the record.")
-def bench_data(
-    recipe: str, steps: int, warmup: int, output: Path, as_json: bool, **where: Any
-) -> None:
-    """Measure how fast RECIPE's training images load, and where the time goes."""
-    from suite.bench.data import bench_data as measure
-    from suite.bench.data import format_stages
-
-    loaded, notes = load_recipe_with(recipe, **where)
-    record = measure(loaded, steps=steps, warmup=warmup)
-    record["notes"] += notes
-    if not as_json:
-        click.echo(format_stages(record) + "\n")
-    _keep_record(record, output, f"bench-data-{loaded.name}", as_json)
-
-
-def _keep_record(record: dict[str, Any], output: Path, name: str, as_json: bool) -> None:
-    from suite.records import format_metrics, write_record
-    from suite.run_folder import new_record_path
-
-    path = new_record_path(output, name)
-    write_record(record, path)
-    if as_json:
-        click.echo(path.read_text(encoding="utf-8"), nl=False)
-        return
-    click.echo(format_metrics(record))
-    click.echo(str(path))
-
-
-VERBS = (train, eval_, export, verify, predict, bench)
+VERBS = (train, eval_, export, verify, predict)

@@ -141,16 +141,19 @@ def report(
 
 
 @click.command()
-@click.option(
-    "--device", type=DEVICES, default="auto", show_default=True, help="Must be usable, else exit 4."
-)
+@click.option("--recipe", help="Hold this machine against what this recipe asks for.")
+@click.option("--device", type=DEVICES,
+              help="Must be usable, else exit 4; by default the recipe's, else any.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True)
-def doctor(device: Any, as_json: bool) -> None:
+def doctor(recipe: str | None, device: Any, as_json: bool) -> None:
     """Show what this machine has and what is missing."""
     from suite.doctor import doctor as examine
     from suite.doctor import format_checks, require_device
+    from suite.recipe import load_recipe
 
-    checks = examine(device)
+    loaded = None if recipe is None else load_recipe(recipe)
+    asked = device or ("auto" if loaded is None else loaded.device)
+    checks = examine(asked, recipe=loaded)
     if as_json:
         print_json("suite.doctor/1", checks=[asdict(check) for check in checks])
     else:

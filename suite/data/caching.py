@@ -65,8 +65,8 @@ class CacheBuild:
 @contextmanager
 def keep_decoded(
     samples: Sequence[Sample], *, where: Where, build: CacheBuild
-) -> Iterator[tuple[Sample, ...]]:
-    """Yield the samples with their images decoded; what is in memory goes at the end.
+) -> Iterator[tuple[tuple[Sample, ...], Path]]:
+    """Yield the samples with their images decoded, and the file; one in memory goes at the end.
 
     Args:
         where: ram: shared memory, filled anew. disk: the user's cache folder, kept for later runs.
@@ -77,7 +77,8 @@ def keep_decoded(
     """
     if where == "ram":
         with open_shared_folder() as folder:
-            yield _fill(samples, folder / "images.pixels", where, build)
+            path = folder / "images.pixels"
+            yield _fill(samples, path, where, build), path
         return
     path = cache_folder("decoded") / f"{_digest_of(samples)[:32]}.pixels"
     try:
@@ -86,7 +87,19 @@ def keep_decoded(
         raise MissingEnvironment(
             f"{path.parent}: the cache cannot be written ({error.strerror}); train without --cache"
         ) from error
-    yield kept
+    yield kept, path
+
+
+def open_decoded(samples: Sequence[Sample], path: Path) -> tuple[Sample, ...]:
+    """Return the samples with the images of a file that another process keeps with `keep_decoded`.
+
+    Raises:
+        InputError: the file does not belong to them.
+    """
+    index = _load_index(path, samples)
+    if index is None:
+        raise InputError(f"{path}: not the decoded images of this data; train without --cache")
+    return _with_pixels(samples, path, index["token"], index["sha256"])
 
 
 def _build_alone(samples: Sequence[Sample], path: Path, build: CacheBuild) -> tuple[Sample, ...]:

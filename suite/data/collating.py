@@ -50,12 +50,17 @@ class Batch:
             yield from vars(part).values()
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Pad pictures to the largest canvas, and boxes to a multiple of `_BOX_ROWS` rows."""
-    most = max(1, *(len(example.labels) for example in examples))
-    most += -most % _BOX_ROWS
-    boxes_xyxy = torch.zeros(len(examples), most, 4)
-    labels = torch.full((len(examples), most), -1)
+def collate(examples: Sequence[Example], *, box_rows: int | None = None) -> Batch:
+    """Pad pictures to the largest canvas, and boxes to one number of rows.
+
+    Args:
+        box_rows: as `count_box_rows` gives it for all images; None: for these.
+    """
+    most = max(len(example.labels) for example in examples)
+    num_rows = count_box_rows(most) if box_rows is None else box_rows
+    assert most <= num_rows, f"{most} boxes do not fit into {num_rows} rows"
+    boxes_xyxy = torch.zeros(len(examples), num_rows, 4)
+    labels = torch.full((len(examples), num_rows), -1)
     for row, example in enumerate(examples):
         boxes_xyxy[row, : len(example.labels)] = torch.from_numpy(example.boxes_xyxy)
         labels[row, : len(example.labels)] = torch.from_numpy(example.labels)
@@ -71,6 +76,11 @@ def collate(examples: Sequence[Example]) -> Batch:
         image_ids=tuple(example.image_id for example in examples),
         bad_samples=tuple(bad for example in examples for bad in example.replaces),
     )
+
+
+def count_box_rows(most_boxes: int) -> int:
+    """Return the rows that targets get where no image has more boxes: some more, in few sizes."""
+    return max(1, -(-most_boxes // _BOX_ROWS)) * _BOX_ROWS
 
 
 def _pad_pictures(examples: Sequence[Example]) -> Tensor:

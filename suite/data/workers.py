@@ -23,8 +23,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from suite.errors import SuiteError
+from suite.parent import die_with_parent
 
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS: Final = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
 _POLL_S: Final = 2.0  # how often a loader that gives nothing is looked at
 _IDLE: Final = -1
 
@@ -181,9 +184,7 @@ def _start_loader(dataset: Any, **settings: Any) -> tuple[Iterator[Any], set[Bas
     others = set(multiprocessing.active_children())
     with _signals_held(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more workers than cores are the recipe's choice
-        loader: DataLoader[Any] = DataLoader(
-            dataset, worker_init_fn=_leave_signals_to_main, **settings
-        )
+        loader: DataLoader[Any] = DataLoader(dataset, worker_init_fn=_follow_main, **settings)
         batches = iter(loader)
     return batches, set(multiprocessing.active_children()) - others
 
@@ -209,7 +210,11 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _leave_signals_to_main(_worker: int) -> None:
-    """Ignore stop signals sent to the whole process group: the step in flight needs its data."""
+def _follow_main(_worker: int) -> None:
+    """Ignore stop signals sent to the whole process group: the step in flight needs its data.
+
+    When the main process is killed, end at once, where torch would look for it now and then.
+    """
+    die_with_parent()
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

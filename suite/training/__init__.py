@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from suite.errors import Stopped
 from suite.events import Events
+from suite.launch.faults import failing, faults_of_rank
+from suite.launch.worker import Worker
 from suite.recipe import Recipe
-from suite.run_folder import create_run_folder
+from suite.run_folder import create_run_folder, in_use
 from suite.training.bad_samples import BadSamples
-from suite.training.job import Job, build_trainee, cached, open_batches, prepare_job
+from suite.training.job import Job, build_trainee, cached, open_batches, opened_job
 from suite.training.loop import catch_stop_signals, run_steps
 from suite.training.outcome import (
     Run,
@@ -21,7 +24,7 @@ from suite.training.outcome import (
     write_run_record,
     write_start,
 )
-from suite.training.resume import load_state, restore
+from suite.training.resume import find_interrupted, load_state, publish_run, restore
 
 __all__ = ["train"]
 
@@ -31,28 +34,50 @@ def train(
     *,
     output: Path,
     resume: Path | None = None,
+    allow_changed: Collection[str] = (),
     evaluate_at_end: bool = True,
     notes: Sequence[str] = (),
+    worker: Worker | None = None,
+    strict_device: bool = False,
 ) -> Path:
     """Train a detector and return the run folder.
+
+    Where several processes train together, each of them calls this with the same arguments, but
+    for `worker`. The main rank writes; one that goes on with a run after a rank was lost takes the
+    run folder of before.
 
     Args:
         recipe: what to train; everything that changes a number is in it.
         output: where `<recipe>-<n>` is created.
         resume: a run folder to continue at the exact sample instead; see `suite.training.resume`
             for what may differ in its recipe.
+        allow_changed: keys of the recipe in which a resumed run may differ from what it was.
         notes: sentences for the record, such as what flags changed in the recipe.
         evaluate_at_end: judge the final weights on the val split.
+        worker: which of the ranks this process is; None: the only one.
+        strict_device: see `build_device`.
 
     Raises:
         SuiteError: bad data, recipe or device (nothing is written then); a loss that is not finite;
             a signal, after saving.
+        RankLost: another rank went or no longer answers.
     """
-    job = prepare_job(recipe)
-    state = None if resume is None else load_state(resume, job)
-    with cached(job) as ready:
-        folder = resume or create_run_folder(output, recipe.name)
-        _train(ready, folder, state=state, evaluate_at_end=evaluate_at_end, notes=notes)
+    with opened_job(recipe, worker, strict_device=strict_device) as job:
+        resume = resume or find_interrupted(job.ranks)
+        state = None if resume is None else load_state(resume, job, allow_changed=allow_changed)
+        with cached(job) as ready:
+            folder = resume or _open_folder(output, job)
+            with in_use(folder) if job.ranks.is_main else nullcontext():
+                _train(ready, folder, state=state, evaluate_at_end=evaluate_at_end, notes=notes)
+    return folder
+
+
+def _open_folder(output: Path, job: Job) -> Path:
+    """Make the run folder, once, and let ranks that are started again find it."""
+    ranks = job.ranks
+    folder = Path(ranks.share(lambda: str(create_run_folder(output, job.recipe.name))))
+    if ranks.is_main:
+        publish_run(ranks, folder)
     return folder
 
 
@@ -75,13 +100,14 @@ def _train(
             first_step=0 if state is None else state["step"],
             global_batch=job.recipe.global_batch,
             log_every=job.recipe.log_every_steps,
+            ranks=job.ranks,
         ) as events,
     ):
         run = Run(folder, job, updater, events, _count_bad_samples(job, events))
-        if state is None:
-            write_start(run)
-        else:
+        if state is not None:
             restore(state, run)
+        elif job.ranks.is_main:
+            write_start(run)
 
         def stop_if_asked(_done: int = 0) -> None:
             number = stop_signal()
@@ -89,32 +115,42 @@ def _train(
                 raise _stopped_by(number, run)
 
         def after_step(step: int) -> None:
-            asked = stop_signal() is not None
+            job.ranks.mark(step)
+            asked = job.ranks.any_before(stop_signal() is not None)
             last = step == plan.num_steps
             judged = not last and plan.evaluate_every and step % plan.evaluate_every == 0
             if asked or last or judged or step % plan.checkpoint_every == 0:
                 save_checkpoint(run)
+            elif step % job.recipe.log_every_steps == 0:
+                run.bad_samples.settle()
             if asked:
-                stop_if_asked()
+                raise _stopped_by(stop_signal() or signal.SIGTERM, run)
             if judged:
                 evaluate_run(run, progress=stop_if_asked)
                 detector.train()
 
+        first_step = updater.num_steps_done
+        faults = faults_of_rank(job.ranks.rank)
         run_steps(
-            run.bad_samples.watch(open_batches(job, first_step=updater.num_steps_done)),
+            run.bad_samples.watch(open_batches(job, first_step=first_step)),
             device=job.device,
-            learner=learner,
+            learner=failing(learner, faults, first_step=first_step),
             updater=updater,
             events=events,
             after_step=after_step,
         )
         evaluation = evaluate_run(run, progress=stop_if_asked) if evaluate_at_end else None
-        write_run_record(run, evaluation, notes)
+        if job.ranks.is_main:
+            write_run_record(run, evaluation, notes)
 
 
 def _count_bad_samples(job: Job, events: Events) -> BadSamples:
-    limit = job.recipe.data.bad_sample_limit
-    return BadSamples(limit=limit, num_samples=len(job.samples), say=events.say)
+    return BadSamples(
+        limit=job.recipe.data.bad_sample_limit,
+        num_samples=len(job.samples),
+        say=events.say,
+        ranks=job.ranks,
+    )
 
 
 def _stopped_by(number: int, run: Run) -> Stopped:

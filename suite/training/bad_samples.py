@@ -1,7 +1,8 @@
 """Images that a run could not read: counted, told once each, and no more than the recipe allows.
 
 Which images these are depends on the files and the order of the samples alone, so all ranks
-together find the same ones, however many ranks there are; each finds its own share of them.
+together find the same ones, however many ranks there are. Each finds its own share of them and
+hears of the others' when they settle.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from suite.data.collating import Batch
 from suite.data.sample import BadSample
 from suite.errors import InputError
+from suite.launch.ranks import Ranks
 
 
 class BadSamples:
@@ -23,9 +26,19 @@ class BadSamples:
         limit: the part of the samples that may be bad.
         num_samples: of the training set.
         say: called with a sentence about each bad sample, once.
+        ranks: which train together.
     """
 
-    def __init__(self, *, limit: float, num_samples: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        *,
+        limit: float,
+        num_samples: int,
+        say: Callable[[str], None],
+        ranks: Ranks | None = None,
+    ) -> None:
+        self._ranks = ranks or Ranks()
+        self._new: list[dict[str, Any]] = []
         self._limit = limit
         self._num_samples = num_samples
         self._say = say
@@ -39,9 +52,20 @@ class BadSamples:
         """
         with closing(batches):
             for batch in batches:
-                for bad in batch.bad_samples:
-                    self._add(bad)
+                self._new += [asdict(bad) for bad in batch.bad_samples]
+                if self._ranks.num_ranks == 1:
+                    self.settle()
                 yield batch
+
+    def settle(self) -> None:
+        """Let all ranks know what each has found; all of them call it, after the same step.
+
+        Raises:
+            InputError: as `watch`, on all ranks.
+        """
+        found, self._new = self._ranks.gather(self._new), []
+        for entry in chain.from_iterable(found):
+            self._add(BadSample(**entry))
 
     def state(self) -> list[dict[str, Any]]:
         """Return what a checkpoint and a record keep: image id and reason of each, by id."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from models import Detector
+from suite import __version__
 from suite.checkpoint import build_recipe_detector, start_from_checkpoint
 from suite.data import build_workers, load_recipe_splits
 from suite.data.batching import (
@@ -19,13 +23,15 @@ from suite.data.batching import (
     build_training_order,
     trainable_samples,
 )
-from suite.data.caching import CacheBuild, keep_decoded
+from suite.data.caching import CacheBuild, keep_decoded, open_decoded
 from suite.data.collating import Batch
 from suite.data.loading import TrainingStream, iterate_training
 from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
 from suite.errors import MissingEnvironment, UsageError
+from suite.launch.ranks import Patience, Ranks, join
+from suite.launch.worker import Worker
 from suite.progress import LateProgress, transfer_progress
 from suite.recipe import Recipe, recipe_digest
 from suite.schedule import learning_rate, steps_per_epoch, total_steps
@@ -55,12 +61,14 @@ class Job:
     """What a run works with, complete before its first step.
 
     Attributes:
+        ranks: the processes that train it together, this one among them.
         samples: of `train_set`, those with a box to learn.
         sizing: of the network's input.
     """
 
     recipe: Recipe
     device: Device
+    ranks: Ranks
     train_set: Dataset
     val_set: Dataset
     samples: tuple[Sample, ...]
@@ -68,21 +76,49 @@ class Job:
     plan: Plan
 
 
-def prepare_job(recipe: Recipe) -> Job:
-    """Find device and data of a recipe; nothing is written.
+@contextmanager
+def opened_job(
+    recipe: Recipe, worker: Worker | None = None, *, strict_device: bool = False
+) -> Iterator[Job]:
+    """Find device, other ranks and data of a recipe; nothing is written.
+
+    Args:
+        worker: which of the ranks this process is; None: the only one.
+        strict_device: see `build_device`.
 
     Raises:
         SuiteError: one of them is unusable.
+        RankLost: another rank went, inside.
     """
-    device = _build_device(recipe)
+    device = _build_device(recipe, worker, strict=strict_device)
     tune_cpu_allocator()
+    with join(
+        worker,
+        backend=device.collective_backend,
+        facts=_facts_of_run(recipe),
+        patience=Patience(join_s=recipe.launch.join_timeout_s, step_s=recipe.launch.step_timeout_s),
+    ) as ranks:
+        yield _prepare(recipe, device, ranks)
+
+
+def _facts_of_run(recipe: Recipe) -> dict[str, str]:
+    """Return what must be the same on all ranks before the data is looked at."""
+    return {
+        "recipe": f"{recipe.name} ({recipe_digest(recipe)[:12]})",
+        "suite": __version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def _prepare(recipe: Recipe, device: Device, ranks: Ranks) -> Job:
     train_set, val_set = load_recipe_splits(recipe)
+    ranks.require_equal({"data": train_set.digest[:12], "val data": val_set.digest[:12]})
     samples = trainable_samples(train_set, use_crowd=recipe.data.use_crowd)
     if not samples:
         raise UsageError(f"{recipe.data.root}: no training image has a box to learn")
     plan = plan_run(recipe, dataset_size=len(samples))
     sizing = build_sizing(recipe.resize)
-    return Job(recipe, device, train_set, val_set, samples, sizing, plan)
+    return Job(recipe, device, ranks, train_set, val_set, samples, sizing, plan)
 
 
 @contextmanager
@@ -95,28 +131,46 @@ def cached(job: Job) -> Iterator[Job]:
     if job.recipe.data.cache == "none":
         yield job
         return
+    # One rank of each machine makes the cache, the others wait for it.
+    key = f"cache/{job.ranks.attempt}/{socket.gethostname()}"
+    if job.ranks.local_rank != 0:
+        yield replace(job, samples=open_decoded(job.samples, Path(job.ranks.wait_for(key))))
+        job.ranks.wait_for_all()
+        return
     with ExitStack() as cache:
         with LateProgress("decode") as shown:
             build = CacheBuild(
-                workers=build_workers(job.recipe.data), say=shown.say, progress=shown.update
+                workers=build_workers(job.recipe.data),
+                say=shown.say,
+                progress=partial(_advance, shown, job.ranks),
             )
             kept = keep_decoded(job.samples, where=job.recipe.data.cache, build=build)
-            samples = cache.enter_context(kept)
+            samples, path = cache.enter_context(kept)
+        job.ranks.publish(key, str(path))
         yield replace(job, samples=samples)
+        job.ranks.wait_for_all()  # the cache may go
 
 
-def _build_device(recipe: Recipe) -> Device:
+def _advance(shown: LateProgress, ranks: Ranks, done: int, total: int) -> None:
+    shown.update(done, total)
+    ranks.mark(0)
+
+
+def _build_device(recipe: Recipe, worker: Worker | None, *, strict: bool) -> Device:
     """Find the device before anything is read, and say how the recipe would run elsewhere."""
-    asked = f"recipe {recipe.name} asks for {recipe.devices} x {recipe.device}"
+    index = 0 if worker is None else worker.local_rank
     try:
-        device = build_device(recipe.device, recipe.precision)
+        device = build_device(recipe.device, recipe.precision, index=index, strict=strict)
     except MissingEnvironment as error:
         raise MissingEnvironment(
-            f"{asked}: {error}\nto run it elsewhere: --devices 1 --device cpu"
+            f"recipe {recipe.name} asks for {recipe.devices} x {recipe.device}: {error}\n"
+            "to run it elsewhere: --devices 1 --device cpu"
         ) from error
-    if recipe.devices != 1:
-        raise MissingEnvironment(
-            f"{asked}: this version trains on one device\nto run it on one: --devices 1"
+    num_ranks = 1 if worker is None else worker.num_ranks
+    if recipe.devices != num_ranks:
+        raise UsageError(
+            f"recipe {recipe.name} is for {recipe.devices} devices, a process each, and there are "
+            f"{num_ranks}; start it with `suite train`, or pass --devices {num_ranks}"
         )
     return device
 
@@ -162,7 +216,8 @@ def build_trainee(job: Job, *, load_weights: bool = True) -> tuple[Detector, Lea
     updater = Updater(
         detector, recipe.optimizer, learning_rate=lr_of_step, scaler=job.device.scaler()
     )
-    return detector, build_learner(detector, job.device), updater
+    network = job.ranks.parallel(detector)
+    return detector, build_learner(detector, job.device, network=network), updater
 
 
 def _load_start(detector: Detector, recipe: Recipe) -> None:
@@ -211,7 +266,13 @@ def build_stream(job: Job) -> TrainingStream:
 def build_steps(job: Job, *, first_step: int) -> RankSteps:
     """Return which samples each step from `first_step` on takes."""
     order = _build_order(job)
-    return RankSteps(order=order, first_step=first_step, num_steps=job.plan.num_steps)
+    return RankSteps(
+        order=order,
+        first_step=first_step,
+        num_steps=job.plan.num_steps,
+        rank=job.ranks.rank,
+        num_ranks=job.ranks.num_ranks,
+    )
 
 
 def _build_order(job: Job) -> TrainingOrder:

@@ -6,10 +6,10 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import Detector
 from suite.data.collating import Batch
@@ -18,19 +18,26 @@ from suite.device import Device
 from suite.events import Events
 from suite.training.optim import Updater
 
+_STOP_SIGNALS: Final = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+
 Learner = Callable[[Batch], dict[str, Tensor]]
 
 
-def build_learner(detector: Detector, device: Device) -> Learner:
+def build_learner(detector: Detector, device: Device, *, network: nn.Module) -> Learner:
     """Return the function from a batch on the device to its named losses.
 
     Only the network runs in reduced precision; normalisation and losses stay in float32.
+
+    Args:
+        network: computes what the detector computes; it also averages gradients over ranks.
     """
 
     def learn(batch: Batch) -> dict[str, Tensor]:
         images = batch.images.normalised().contiguous(memory_format=device.memory_format)
         with device.autocast():
-            outputs = detector(images)
+            outputs = network(images)
         image_hw = images.shape[2], images.shape[3]
         return detector.loss(outputs, batch.target, image_hw=image_hw)
 
@@ -69,17 +76,18 @@ def train_step(batch: Batch, learner: Learner, updater: Updater) -> dict[str, Te
 
 @contextmanager
 def catch_stop_signals() -> Iterator[Callable[[], int | None]]:
-    """Yield a function that tells which of SIGINT and SIGTERM came; a second acts at once."""
+    """Yield a function that tells whether SIGINT or SIGTERM came; a second acts at once.
+
+    SIGUSR1, by which schedulers warn of the end, counts as SIGTERM.
+    """
     received: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
+        received.append(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
         # The first handler would still clean up, which can hang as the step may.
         signal.signal(number, signal.SIG_DFL)
 
-    previous: dict[int, Any] = {
-        n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in _STOP_SIGNALS}
     try:
         yield lambda: received[0] if received else None
     finally:

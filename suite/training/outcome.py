@@ -51,11 +51,15 @@ def write_start(run: Run) -> None:
 
 
 def save_checkpoint(run: Run) -> None:
-    """Write the state after the last step and let go of the oldest one.
+    """Write the state after the last step and let go of the oldest one; all ranks call it.
 
     Raises:
         Diverged: a weight is not finite; nothing is written.
     """
+    run.bad_samples.settle()
+    events = run.events.state()
+    if not run.job.ranks.is_main:
+        return
     state = run.updater.state()
     for name, tensor in state["weights"].items():
         if not tensor.isfinite().all():
@@ -64,7 +68,7 @@ def save_checkpoint(run: Run) -> None:
                 f"{DIVERGENCE_REMEDY}"
             )
     dataset = run.job.train_set
-    state["events"] = run.events.state()
+    state["events"] = events
     state["recipe"] = recipe_to_dict(run.job.recipe)
     state["class_names"] = list(dataset.class_names)
     state["category_ids"] = list(dataset.category_ids)
@@ -82,11 +86,12 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
         progress: called with the number of images done; may raise to end it.
     """
     job = run.job
-    detect = torch_detect(
-        run.updater.inference_detector(), postprocess_parameters(job.recipe), job.device
-    )
+    detector = run.updater.inference_detector()
+    job.ranks.share_buffers(detector)
+    detect = torch_detect(detector, postprocess_parameters(job.recipe), job.device)
 
     def advance(done: int) -> None:
+        job.ranks.mark(run.updater.num_steps_done)
         run.events.evaluating(done, len(job.val_set.samples))
         progress(done)
 
@@ -98,8 +103,10 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
             batch_size=_evaluation_batch(job),
             workers=build_workers(job.recipe.data),
             progress=advance,
+            ranks=job.ranks,
         )
-        write_results(results, run.folder / "eval" / "coco_instances_results.json")
+        if job.ranks.is_main:
+            write_results(results, run.folder / "eval" / "coco_instances_results.json")
     run.events.wrote("evaluated", ap=evaluation.ap, ap50=evaluation.ap50)
     run.events.say(modelzoo_line(evaluation))
     return evaluation

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from suite.checkpoint import load_newest_checkpoint, recipe_of_checkpoint
+from suite.checkpoint import list_checkpoints, load_newest_checkpoint, recipe_of_checkpoint
 from suite.errors import InputError, UsageError
+from suite.launch.ranks import Ranks
 from suite.recipe import differing_keys
 from suite.run_folder import open_run_folder
 from suite.training.job import Job
@@ -23,6 +25,8 @@ _MAY_DIFFER = {
     "data.bad_sample_limit",
     "device",
     "devices",
+    "launch.join_timeout_s",
+    "launch.step_timeout_s",
     "log_every_steps",
     "checkpoint_every_epochs",
     "eval_every_epochs",
@@ -30,22 +34,49 @@ _MAY_DIFFER = {
 }
 
 
-def load_state(folder: Path, job: Job) -> dict[str, Any]:
+def publish_run(ranks: Ranks, folder: Path) -> None:
+    """Let ranks that are started again find the run folder."""
+    ranks.publish("run-folder", str(folder.absolute()))
+
+
+def find_interrupted(ranks: Ranks) -> Path | None:
+    """Return the run folder that ranks which were started again go on with.
+
+    None where they are not, or where nothing was saved.
+    """
+    if ranks.attempt == 0:
+        return None
+    folder = ranks.share(lambda: ranks.published("run-folder"))
+    if folder is None or not ranks.share(lambda: _has_checkpoints(Path(folder))):
+        return None
+    return Path(folder)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return bool(list_checkpoints(folder / "checkpoints"))
+
+
+def load_state(folder: Path, job: Job, *, allow_changed: Collection[str] = ()) -> dict[str, Any]:
     """Read the newest sound checkpoint of a run that is to go on with a job.
+
+    Args:
+        allow_changed: keys of the recipe that may differ all the same.
 
     Raises:
         InputError: it is no run folder, or has no sound checkpoint.
         UsageError: the run is complete, was another one, or had other data.
     """
     state = load_newest_checkpoint(open_run_folder(folder) / "checkpoints")
+    job.ranks.require_equal({"the newest sound checkpoint": f"step {state['step']}"})
     if (folder / "record.json").exists():
         raise UsageError(f"--resume {folder}: this run is complete, it has its record.json")
     changes = _find_changes(state, job)
-    refused = [change for key, change in changes.items() if key not in _MAY_DIFFER]
+    refused = {k: v for k, v in changes.items() if k not in _MAY_DIFFER and k not in allow_changed}
     if refused:
         raise UsageError(
-            f"--resume {folder}: was trained by another recipe ({'; '.join(refused)}); "
-            f"pass the run's own: {folder / 'recipe.yaml'}"
+            f"--resume {folder}: was trained by another recipe ({'; '.join(refused.values())}); "
+            f"pass the run's own: {folder / 'recipe.yaml'}, or mean it: "
+            f"{' '.join(f'--allow-changed {key}' for key in refused)}"
         )
     if state["data_digest"] != job.train_set.digest:
         raise UsageError(

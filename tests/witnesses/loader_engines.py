@@ -65,7 +65,7 @@ def _build_ours(
         silent = lambda *_: None  # noqa: E731
         build = CacheBuild(workers=Workers(num=0), say=silent, progress=silent)
         kept = keep_decoded(samples, where="ram", build=build)
-        samples = UNTIL_EXIT.enter_context(kept)
+        samples, _ = UNTIL_EXIT.enter_context(kept)
     augmentation = Augmentation(crop="all_boxes", crop_factor=1.0, flip=0.5, jitter=True)
     turns = itertools.count()
 

@@ -64,7 +64,7 @@ def opened(
 ) -> Iterator[tuple[tuple[Sample, ...], Told]]:
     told = Told()
     build = CacheBuild(workers=Workers(num=workers), say=told.append, progress=told.progress)
-    with keep_decoded(samples, where=where, build=build) as kept:
+    with keep_decoded(samples, where=where, build=build) as (kept, _):
         yield kept, told
 
 

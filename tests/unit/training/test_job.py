@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from suite.data.synthetic import write_synthetic
-from suite.errors import MissingEnvironment, UsageError
+from suite.errors import UsageError
 from suite.recipe import load_recipe
-from suite.training.job import Plan, describe_conditions, open_batches, plan_run, prepare_job
+from suite.training.job import Plan, describe_conditions, open_batches, opened_job, plan_run
 
 
 def test_the_published_run_in_steps() -> None:
@@ -36,7 +36,8 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_job_has_device_data_and_plan(generated: Path) -> None:
     recipe = load_recipe("demo", {"data.root": str(generated), "schedule.epochs": "3"})
-    job = prepare_job(recipe)
+    with opened_job(recipe) as job:
+        pass
     assert (job.device.kind, job.device.precision) == ("cpu", "bf16")
     assert len(job.train_set.samples) == 16
     assert all(len(sample.labels) for sample in job.samples)
@@ -56,9 +57,9 @@ def test_images_keep_their_shape_in_batches_of_one_orientation(generated: Path, 
         "resize.short_side": "64",
         "schedule.epochs": "1",
     }
-    job = prepare_job(load_recipe("demo", changes))
+    with opened_job(load_recipe("demo", changes)) as job:
+        batches = list(open_batches(job, first_step=0))
     assert describe_conditions(job)["image_hw"] == [64, 128]
-    batches = list(open_batches(job, first_step=0))
     assert len(batches) == job.plan.num_steps
     for batch in batches:
         original, resized = batch.images.original_hw, batch.images.resized_hw
@@ -70,10 +71,10 @@ def test_images_keep_their_shape_in_batches_of_one_orientation(generated: Path, 
         assert (batch.target.boxes_xyxy <= resized.flip(1).repeat(1, 2)[:, None]).all()
 
 
-def test_several_devices_are_refused(generated: Path) -> None:
-    recipe = load_recipe("demo", {"data.root": str(generated)})
-    with pytest.raises(MissingEnvironment, match=r"one device\nto run it on one: --devices 1"):
-        prepare_job(replace(recipe, devices=2))
+def test_one_process_does_not_pretend_to_be_several(generated: Path) -> None:
+    recipe = replace(load_recipe("demo", {"data.root": str(generated)}), devices=2)
+    with pytest.raises(UsageError, match=r"for 2 devices, a process each, and there are 1;"):
+        opened_job(recipe).__enter__()
 
 
 def test_data_without_boxes_cannot_be_learnt(generated: Path, tmp_path: Path) -> None:
@@ -85,4 +86,4 @@ def test_data_without_boxes_cannot_be_learnt(generated: Path, tmp_path: Path) ->
         (tmp_path / name).write_text(json.dumps(document | {"annotations": []}))
     recipe = load_recipe("demo", {"data.root": str(tmp_path)})
     with pytest.raises(UsageError, match=f"{tmp_path}: no training image has a box to learn"):
-        prepare_job(recipe)
+        opened_job(recipe).__enter__()

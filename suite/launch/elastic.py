@@ -1,0 +1,206 @@
+"""Starting the ranks of one machine, in this process, with torch.distributed elastic.
+
+Each rank runs the same command, finds in its environment which one it is, and joins the others. Its
+output goes to a file of its own, but for the first rank of a machine, which has ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from torch.distributed import DistError
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from suite.errors import MissingEnvironment, RankLost, Stopped, SuiteError
+from suite.launch.failure import (
+    Failure,
+    describe,
+    find_cause,
+    read_error,
+    read_failure,
+    show_own_log,
+)
+from suite.launch.heartbeat import LAUNCHED
+from suite.launch.ports import describe_holder
+from suite.launch.ranks import Patience
+from suite.launch.worker import Node
+from suite.launch.watch import Watch, find_attempt, watching
+
+_SIGNALS: Final = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+_SAVE_S: Final = 120  # for ranks that were asked to stop, and save
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How the ranks of a machine are started.
+
+    Attributes:
+        command: of every rank.
+        num_processes: ranks of this machine.
+        log_folder: a new one is made in it for each start.
+        restarts: how often all ranks are started again after one was lost.
+        patience: with ranks that do not come or do not go on.
+        environment: added to that of the ranks.
+    """
+
+    command: Sequence[str]
+    num_processes: int
+    log_folder: Path
+    restarts: int = 0
+    patience: Patience = Patience()  # noqa: RUF009 - frozen, so it can be shared
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_node(node: Node, start: Start) -> None:
+    """Start the ranks of this machine and wait until all have ended well.
+
+    Raises:
+        SuiteError: the first failure of a rank, with its exit code; 6 where a rank was lost.
+        MissingEnvironment: the machines do not find each other.
+        Stopped: a signal came; the ranks were told and have saved.
+    """
+    config = _build_config(node, start)
+    assert config.logs_specs is not None
+    log_folder = Path(config.logs_specs.root_log_dir)
+    with (
+        _environment(start),
+        _quiet_elastic(),
+        _signals_restored(),
+        watching(log_folder, patience_s=start.patience.step_s) as watch,
+    ):
+        try:
+            elastic_launch(config, start.command[0])(*start.command[1:])
+        except ChildFailedError as error:
+            raise _first_failure(error, watch, log_folder) from None
+        except SignalException as error:
+            raise _stopped(error, log_folder) from None
+        except DistError as error:
+            raise _unreachable(node, start, error) from error
+
+
+def _build_config(node: Node, start: Start) -> LaunchConfig:
+    run_id = node.run_id or secrets.token_hex(4)
+    single = node.num_nodes == 1
+    log_folder = start.log_folder / f"{run_id}-node{node.node_rank}-{secrets.token_hex(2)}"
+    others = dict.fromkeys(range(1, start.num_processes), Std.ALL)
+    settings: dict[str, Any] = {"timeout": int(start.patience.join_s)}
+    if not single:
+        settings["rank"] = node.node_rank
+    return LaunchConfig(
+        min_nodes=node.num_nodes,
+        max_nodes=node.num_nodes,
+        nproc_per_node=start.num_processes,
+        run_id=run_id,
+        # A port of the system's choice on one machine. Across machines rank order is theirs.
+        rdzv_backend="c10d" if single else "static",
+        rdzv_endpoint=f"{node.master_addr}:{node.master_port}",
+        rdzv_configs=settings,
+        local_addr=node.master_addr if single else None,
+        max_restarts=start.restarts,
+        logs_specs=DefaultLogsSpecs(log_dir=str(log_folder), redirects={0: Std.NONE, **others}),
+        signals_to_handle=_SIGNALS,
+        shutdown_timeout=_SAVE_S,
+    )
+
+
+@contextmanager
+def _environment(start: Start) -> Iterator[None]:
+    """Give the ranks their environment, and let them share the cores."""
+    threads = max(1, (os.cpu_count() or 1) // start.num_processes)
+    added = {LAUNCHED: "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    added |= start.environment
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Put back the signal handlers that elastic replaces for good."""
+    numbers = [signal.Signals[name] for name in _SIGNALS.split(",")]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet_elastic() -> Iterator[None]:
+    """Keep elastic's own account of a failure from hiding the first sentence of it."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    before = logger.level
+    if os.environ.get("SUITE_DEBUG") != "1":
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _first_failure(error: ChildFailedError, watch: Watch, log_folder: Path) -> SuiteError:
+    attempt = find_attempt(log_folder)
+    assert attempt is not None
+    failures = [
+        read_failure(process, rank=rank, folder=attempt / str(process.local_rank))
+        for rank, process in error.failures.items()
+    ]
+    for failure in failures:
+        if failure.folder in watch.lost:
+            return _lost(failure, watch.lost[failure.folder])
+    cause = find_cause(failures)
+    show_own_log(cause)
+    return describe(cause)
+
+
+def _lost(failure: Failure, reason: str) -> RankLost:
+    return RankLost(
+        f"rank {failure.rank} {reason} (process {failure.pid}); it was killed\n"
+        f"logs of the ranks, and where each was (stacks.txt): {failure.folder.parent}"
+    )
+
+
+def _stopped(error: SignalException, log_folder: Path) -> SuiteError:
+    """Return what the first rank said when it was told to stop."""
+    number = signal.SIGINT if error.sigval == signal.SIGINT else signal.SIGTERM
+    attempt = find_attempt(log_folder)
+    folders = [] if attempt is None else sorted(attempt.glob("[0-9]*"), key=lambda f: int(f.name))
+    for folder in folders:
+        said = read_error(folder)
+        if said is not None and said["exit_code"] != RankLost.exit_code:
+            stopped = SuiteError(said["message"]["message"])
+            stopped.exit_code = said["exit_code"]
+            return stopped
+    name = error.sigval.name
+    return Stopped(f"stopped by {name} before there was anything to save", signal_number=number)
+
+
+def _unreachable(node: Node, start: Start, error: DistError) -> MissingEnvironment:
+    place = f"{node.master_addr}:{node.master_port}"
+    if "EADDRINUSE" in str(error):
+        return MissingEnvironment(
+            f"port {node.master_port} is taken{describe_holder(node.master_port)}; "
+            "give the run another one (--master HOST:PORT)"
+        )
+    return MissingEnvironment(
+        f"machine {node.node_rank} of {node.num_nodes} cannot reach {place}, or not all machines "
+        f"came within {start.patience.join_s:g} s; is `suite launch` running on each of them?"
+    )

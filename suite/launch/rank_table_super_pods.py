@@ -1,0 +1,83 @@
+"""Rules of version 1.2 alone: Atlas A3's super pods and the numbers of the devices within them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Final
+
+from suite.launch.rank_table_draft import DeviceEntry, Draft, PodEntry, find_duplicates
+from suite.launch.rank_table_json import Fault
+from suite.launch.rank_table_model import format_numbers
+
+ASK_SUPER_DEVICE: Final = "ask for its SDID with: npu-smi info -t spod-info -i NPU -c CHIP"
+
+
+def find_super_pod_faults(draft: Draft) -> Iterator[Fault]:
+    """Yield what is wrong with super pods and device numbers; nothing in other versions."""
+    yield from _check_presence(draft)
+    if draft.super_pods is None:
+        yield from _check_numbers(list(draft.devices))
+        return
+    yield from _check_members(draft, draft.super_pods)
+    devices_of = {server.server_id: server.devices for server in draft.servers}
+    for pod in draft.super_pods:
+        members = (devices_of.get(name, ()) for _, name in pod.members)
+        yield from _check_numbers([device for devices in members for device in devices])
+
+
+def find_super_pod_warnings(draft: Draft) -> Iterator[str]:
+    """Yield what is worth knowing of a version 1.2 without faults."""
+    if draft.version == "1.2" and all(one.super_device_id is None for one in draft.devices):
+        yield "version 1.2 without super_device_id: HCCL takes it as version 1.0"
+    sizes = {len(pod.members) for pod in draft.super_pods or ()}
+    if len(sizes) > 1:
+        told = f"super pods have different numbers of servers ({format_numbers(sizes)})"
+        yield f"{told}, with which HCCL is slower"
+
+
+def _check_presence(draft: Draft) -> Iterator[Fault]:
+    needed = "super_pod_list needs it" if draft.super_pods is not None else None
+    if needed is None and any(device.super_device_id is not None for device in draft.devices):
+        needed = "others have one"
+    for device in draft.devices if needed is not None else ():
+        if device.lacks("super_device_id"):
+            message = f"missing, {needed}; {ASK_SUPER_DEVICE}"
+            yield Fault(f"{device.path}.super_device_id", message)
+
+
+def _check_numbers(devices: list[DeviceEntry]) -> Iterator[Fault]:
+    numbers = find_duplicates(devices, lambda one: one.super_device_id, place=lambda one: one.path)
+    for path, number, first in numbers:
+        message = f"'{number}' is that of {first} in the same super pod"
+        yield Fault(f"{path}.super_device_id", message)
+
+
+def _check_members(draft: Draft, pods: tuple[PodEntry, ...]) -> Iterator[Fault]:
+    identities = find_duplicates(pods, lambda one: one.super_pod_id, place=lambda one: one.path)
+    for path, name, first in identities:
+        yield Fault(f"{path}.super_pod_id", f"'{name}' is the name of {first} already")
+    members = [member for pod in pods for member in pod.members]
+    repeated = find_duplicates(members, lambda one: one[1], place=lambda one: one[0])
+    for path, name, first in repeated:
+        yield Fault(path, f"'{name}' is in {first} already; a server is in one super pod")
+    servers = {server.server_id for server in draft.servers}
+    for path, name in members:
+        if name is not None and name not in servers:
+            yield Fault(path, f"'{name}' is not in $.server_list")
+    placed = {name for _, name in members}
+    for server in draft.servers:
+        if server.server_id is not None and server.server_id not in placed:
+            yield Fault(server.path, f"'{server.server_id}' is in no super pod of super_pod_list")
+    yield from _check_order(draft, pods)
+
+
+def _check_order(draft: Draft, pods: tuple[PodEntry, ...]) -> Iterator[Fault]:
+    """Let the servers of one super pod follow one another, as the user guide wants them."""
+    pod_of = {name: pod.path for pod in pods for _, name in pod.members}
+    servers = sorted(draft.servers, key=lambda server: server.ranks)
+    order = [pod_of[one.server_id] for one in servers if one.server_id in pod_of]
+    for path, times in Counter(path for path, _ in groupby(order)).items():
+        if times > 1:
+            yield Fault(path, "ranks of other super pods lie between those of its servers")

@@ -1,0 +1,182 @@
+"""The verb `resume-check`: does a run that was killed go on as if nothing had happened?
+
+The recipe is trained twice for its first steps, each time as a command of its own: once calmly,
+once killed (SIGKILL) before a random step and resumed. Both are then stopped after the same step,
+and everything that their checkpoints hold is compared bit by bit, and so are the losses on the way.
+On a CPU nothing may differ; on other devices kernels may add in another order each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from suite.checkpoint import load_newest_checkpoint
+from suite.data import load_split
+from suite.data.batching import trainable_samples
+from suite.errors import SuiteError, UsageError
+from suite.launch.faults import VARIABLE
+from suite.recipe import Recipe, write_recipe
+from suite.run_folder import create_run_folder
+from suite.schedule import steps_per_epoch, total_steps
+
+_SAVES: Final = 4
+_DURATIONS: Final = {"measured"}  # of the steps, in seconds
+
+
+@dataclass(frozen=True)
+class ResumeCheck:
+    """What came out.
+
+    Attributes:
+        num_steps: of both runs.
+        killed_before: the step that the second run was killed before.
+        resumed_from: the step that it went on from.
+        num_compared: tensors and values.
+        difference: where the two first differ; None: nowhere.
+        folder: with both runs; deleted where they are equal.
+    """
+
+    num_steps: int
+    killed_before: int
+    resumed_from: int
+    num_compared: int
+    difference: str | None
+    folder: Path
+
+
+def resume_check(recipe: Recipe, *, num_steps: int, seed: int, output: Path) -> ResumeCheck:
+    """Train twice, kill and resume once, and compare.
+
+    Args:
+        num_steps: at least 3.
+        seed: of the step that is killed before.
+        output: where a folder for both runs is made.
+
+    Raises:
+        UsageError: the recipe's run is too short.
+        SuiteError: a run fails for another reason.
+    """
+    checked, every = _with_saves(recipe, num_steps)
+    killed = random.Random(seed).randrange(every + 2, num_steps + 1)  # noqa: S311 - no secret
+    folder = create_run_folder(output, f"resume-check-{recipe.name}")
+    path = folder / "recipe.yaml"
+    write_recipe(checked, path)
+    stop = f"term@rank*:step{num_steps}"
+    calm = _run(path, folder / "calm", fault=stop, ends=128 + signal.SIGTERM)
+    _run(path, folder / "killed", fault=f"kill9@rank0:step{killed}", ends=None)
+    hurt = _find_run(folder / "killed")
+    resumed_from = load_newest_checkpoint(hurt / "checkpoints")["step"]
+    _run(path, folder / "killed", fault=stop, ends=128 + signal.SIGTERM, resume=hurt)
+    num_compared, difference = _compare(calm, hurt)
+    if difference is None:
+        shutil.rmtree(folder)
+    return ResumeCheck(num_steps, killed, resumed_from, num_compared, difference, folder)
+
+
+def format_resume_check(done: ResumeCheck) -> str:
+    """Render the answer in one line."""
+    if done.difference is not None:
+        return f"resume: DIFFERS at {done.difference}; both runs are in {done.folder}"
+    return (
+        f"resume: EXACT ({done.num_steps} steps, killed before step {done.killed_before}, resumed "
+        f"from step {done.resumed_from}; {done.num_compared} tensors and values are equal)"
+    )
+
+
+def _with_saves(recipe: Recipe, num_steps: int) -> tuple[Recipe, int]:
+    """Return a recipe that saves a few times within the steps, and after how many each."""
+    samples = trainable_samples(load_split(recipe.data, "train"), use_crowd=recipe.data.use_crowd)
+    of_run = {"global_batch": recipe.global_batch, "dataset_size": len(samples)}
+    whole = total_steps(recipe.schedule, **of_run)
+    if num_steps >= whole:
+        raise UsageError(
+            f"--steps {num_steps}: recipe {recipe.name} ends after {whole}; both runs are stopped "
+            "before that, give fewer"
+        )
+    every = max(1, num_steps // _SAVES)
+    epoch = steps_per_epoch(recipe.schedule, **of_run)
+    return replace(recipe, checkpoint_every_epochs=every / epoch, eval_every_epochs=None), every
+
+
+def _run(
+    recipe: Path, output: Path, *, fault: str, ends: int | None, resume: Path | None = None
+) -> Path:
+    """Train in a process of its own that is to end by a fault; return the run folder.
+
+    Args:
+        ends: exit code that is to come; None: killed.
+    """
+    command = [sys.executable, "-m", "suite", "train", str(recipe), "--output", str(output)]
+    command += ["--no-eval", *(["--resume", str(resume)] if resume else [])]
+    environment = os.environ | {VARIABLE: fault}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    killed = done.returncode in (-signal.SIGKILL, 6)  # 6: told by the launcher of several ranks
+    if done.returncode != ends and not (ends is None and killed):
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise SuiteError(f"the run with {fault} ended with {done.returncode}:\n{last}")
+    return _find_run(output)
+
+
+def _find_run(output: Path) -> Path:
+    return next(folder for folder in output.iterdir() if (folder / "checkpoints").is_dir())
+
+
+def _compare(calm: Path, hurt: Path) -> tuple[int, str | None]:
+    """Return how much was compared, and where the two runs first differ."""
+    losses = [_losses_by_step(run) for run in (calm, hurt)]
+    states = [load_newest_checkpoint(run / "checkpoints") for run in (calm, hurt)]
+    leaves = [
+        [*_leaves(of_run, "loss of step"), *_leaves(state, "")]
+        for of_run, state in zip(losses, states, strict=True)
+    ]
+    for (name, ours), (other_name, theirs) in zip(*leaves, strict=False):
+        if name != other_name:
+            return len(leaves[0]), f"{name}, which the other has not"
+        if not _equal(ours, theirs):
+            return len(leaves[0]), f"{name}{_by_how_much(ours, theirs)}"
+    if len(leaves[0]) != len(leaves[1]):
+        return len(leaves[0]), "the number of values"
+    return len(leaves[0]), None
+
+
+def _losses_by_step(run: Path) -> dict[int, float]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    values = [json.loads(line) for line in lines]
+    return {value["step"]: value["loss"] for value in values if "loss" in value}
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield all tensors and plain values of nested dictionaries and lists, by name."""
+    if isinstance(value, dict):
+        for key in sorted(value, key=str):
+            if key not in _DURATIONS:
+                yield from _leaves(value[key], f"{name} {key}".strip())
+    elif isinstance(value, list | tuple):
+        for index, entry in enumerate(value):
+            yield from _leaves(entry, f"{name} {index}")
+    else:
+        yield name, value
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+    return bool(ours == theirs)
+
+
+def _by_how_much(ours: Any, theirs: Any) -> str:
+    if isinstance(ours, torch.Tensor) and ours.shape == getattr(theirs, "shape", None):
+        return f" by up to {(ours.double() - theirs.double()).abs().max():.3g}"
+    return f": {ours} and {theirs}"
