@@ -185,10 +185,8 @@ def build_device(
     """
     chosen = _best_kind(strict=strict) if kind == "auto" else kind
     _require_usable(chosen, strict=strict)
-    if chosen == "cpu":
-        device = Device("cpu", torch.device("cpu"), precision, strict)
-    else:
-        device = Device(chosen, _select(chosen, index), precision, _is_strict(chosen, asked=strict))
+    place = torch.device("cpu") if chosen == "cpu" else _select(chosen, index)
+    device = Device(chosen, place, precision, _is_strict(chosen, asked=strict))
     _require_precision(device)
     use_exact_arithmetic(chosen)
     return device

@@ -8,15 +8,13 @@ from typing import Any, Literal
 
 import torch
 
-from suite.device_problems import VISIBLE
-
 SIMULATED = (
     "simulated; unverified on Ascend hardware: operators, accuracy, speed, HCCL, OM conversion"
 )
 
 # What changes an NPU's numbers, speed or patience from outside.
 _NPU_VARIABLES = (
-    VISIBLE["npu"],
+    "ASCEND_RT_VISIBLE_DEVICES",
     "TASK_QUEUE_ENABLE",
     "ASCEND_LAUNCH_BLOCKING",
     "INF_NAN_MODE_ENABLE",

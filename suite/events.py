@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from suite.errors import Diverged, SuiteError
+from suite.errors import SuiteError
 from suite.launch.ranks import Ranks
 from suite.progress import Progress
 
@@ -84,17 +85,24 @@ class Events:
         if self._board is not None:
             self._board.close()
 
-    def stepped(self, losses: Mapping[str, Tensor], *, lr: float) -> None:
+    def stepped(
+        self, losses: Mapping[str, Tensor], *, lr: float, skipped: Tensor
+    ) -> Interval | None:
         """Count one optimizer step.
 
-        Raises:
-            Diverged: the mean loss of the interval is not finite.
+        Args:
+            skipped: 1 where the step changed no weight, else 0; its losses do not count.
+
+        Returns:
+            the interval that ends with this step, None within one.
         """
         self.step += 1
-        self._window.add(losses)
+        self._window.add(losses, skipped)
+        interval = None
         if self.step % self._log_every == 0 or self.step == self._num_steps:
-            self._log_window(lr)
+            interval = self._log_window(lr)
         self._progress.update(self.step, self._status)
+        return interval
 
     def evaluating(self, done: int, total: int) -> None:
         """Show how far an evaluation is."""
@@ -145,41 +153,45 @@ class Events:
         return {
             "losses": dict(self._window.sums),
             "steps": self._window.num_steps,
+            "skipped": self._window.num_skipped,
             "measured": dict(self._measured),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state` returned."""
-        self._window = _Window(dict(state["losses"]), state["steps"])
+        self._window = _Window(dict(state["losses"]), state["steps"], state.get("skipped"))
         self._measured = {key: state["measured"][key] for key in self._measured}
 
     def _open(self, path: Path) -> TextIO:
         return (path if self._ranks.is_main else Path(os.devnull)).open("a", encoding="utf-8")
 
-    def _log_window(self, lr: float) -> None:
-        means, num_timed = self._window.read(self._ranks)
+    def _log_window(self, lr: float) -> Interval:
+        means, num_skipped = self._window.read(self._ranks)
+        num_timed = self._window.num_timed
         seconds = self._clock.restart()
         self._window = _Window()
-        loss = sum(means.values())
-        if not math.isfinite(loss):
-            self.wrote("diverged", lr=lr)
-            raise Diverged(
-                f"the loss is {loss} at step {self.step} (learning rate {lr:.3g}); "
-                f"{DIVERGENCE_REMEDY}"
-            )
+        loss = sum(means.values()) if means else None
         speed = num_timed * self._global_batch / seconds
         if self._warm:
             self._measured["steps"] += num_timed
             self._measured["seconds"] += seconds
         self._warm = True
-        self._last_loss = loss
-        values = {"loss": loss, **means, "lr": lr, "images_per_second": speed}
+        values: dict[str, Any] = {"lr": lr, "images_per_second": speed}
+        if loss is not None:
+            values = {"loss": loss, **means, **values}
+            self._last_loss = loss
+        if num_skipped:
+            values["skipped_steps"] = num_skipped
+            self.say(f"step {self.step}: skipped {num_skipped} since the last line, not finite")
         self._write_line({"step": self.step, **values, "seconds": self._clock.since_start()})
         self._write_board("train", values)
-        self._status = f"loss {loss:.3f} lr {lr:.2e} {speed:.1f} images/s"
+        shown = "skipped" if loss is None else f"loss {loss:.3f}"
+        self._status = f"{shown} lr {lr:.2e} {speed:.1f} images/s"
+        return Interval(loss, lr, is_last=self.step == self._num_steps)
 
     def _write_line(self, values: Mapping[str, Any]) -> None:
-        self._metrics.write(json.dumps(values, allow_nan=False) + "\n")
+        finite = {key: value for key, value in values.items() if _is_written(value)}
+        self._metrics.write(json.dumps(finite, allow_nan=False) + "\n")
         self._metrics.flush()
 
     def _write_board(self, group: str, values: Mapping[str, Any]) -> None:
@@ -189,18 +201,45 @@ class Events:
                     self._board.add_scalar(f"{group}/{name}", value, self.step)
 
 
+@dataclass(frozen=True)
+class Interval:
+    """What the steps between two log lines gave.
+
+    Attributes:
+        loss: mean over steps and ranks; None where all steps were skipped.
+        lr: learning rate of the last step.
+        is_last: whether the run ends with it.
+    """
+
+    loss: float | None
+    lr: float
+    is_last: bool
+
+
 class _Window:
     """The losses since the last line, summed on the device."""
 
-    def __init__(self, sums: dict[str, Tensor] | None = None, num_steps: int = 0) -> None:
+    def __init__(
+        self,
+        sums: dict[str, Tensor] | None = None,
+        num_steps: int = 0,
+        num_skipped: Tensor | None = None,
+    ) -> None:
         self.sums = {} if sums is None else sums
         self.num_steps = num_steps
+        self.num_skipped = num_skipped
         self._num_before = num_steps
 
-    def add(self, losses: Mapping[str, Tensor]) -> None:
+    @property
+    def num_timed(self) -> int:
+        """Steps that this process made."""
+        return self.num_steps - self._num_before
+
+    def add(self, losses: Mapping[str, Tensor], skipped: Tensor) -> None:
         for name, loss in losses.items():
-            value = loss.detach()
+            value = torch.where(skipped.bool(), 0.0, loss.detach())
             self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.num_skipped = skipped if self.num_skipped is None else self.num_skipped + skipped
         self.num_steps += 1
 
     def wait(self) -> None:
@@ -209,10 +248,20 @@ class _Window:
             value.item()
 
     def read(self, ranks: Ranks) -> tuple[dict[str, float], int]:
-        """Return the mean losses of all ranks, and how many of the steps this process made."""
-        sums = ranks.average(torch.stack(list(self.sums.values())))
-        means = (sums / self.num_steps).tolist()
-        return dict(zip(self.sums, means, strict=True)), self.num_steps - self._num_before
+        """Return the mean losses of all ranks, none if all steps were skipped, and how many were.
+
+        All ranks skip the same steps.
+        """
+        assert self.num_skipped is not None
+        sums = torch.stack([*self.sums.values(), self.num_skipped])
+        *totals, skipped = ranks.average(sums).tolist()
+        num_good = self.num_steps - round(skipped)
+        means = (
+            {name: total / num_good for name, total in zip(self.sums, totals, strict=True)}
+            if num_good
+            else {}
+        )
+        return means, round(skipped)
 
 
 class _Clock:
@@ -239,6 +288,11 @@ class _Clock:
             yield
         finally:
             self._running_since = time.perf_counter()
+
+
+def _is_written(value: Any) -> bool:
+    """Whether JSON can hold a value; a loss that is not finite has no line, and ends the run."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _short(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ def alone(lock: Path, *, say: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         lock: a name of its own, in a folder that exists.
-        say: called with one sentence where this process has to wait.
+        say: called with one sentence where this process has to wait; may raise instead.
 
     Raises:
         OSError: the place cannot be written, or its file system has no locks.
@@ -53,13 +54,18 @@ def is_held(lock: Path) -> bool:
 
 def _lock(path: Path, *, say: Callable[[str], None]) -> IO[bytes]:
     while True:
-        file = path.open("ab")
+        file = path.open("a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another process, which has {path}")
+            file.seek(0)
+            holder = file.read(64).decode(errors="replace") or "another process"
+            say(f"waiting for {holder}, which has {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
         if _is_named(file, path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            file.flush()
             return file
         file.close()  # its last owner has deleted it
 

@@ -73,6 +73,9 @@ class Recipe:
     """`--device` overrides it."""
     devices: Count
     """How many of them, on all machines together; `--devices` overrides it."""
+    static_shapes: bool = False
+    """Whether boxes are padded to the most of any image, so that all batches of one canvas have one
+    shape, for devices that compile each. Never changes a result."""
     launch: Launch = Launch()  # noqa: RUF009 - frozen, so it can be shared
     """How long their processes wait for each other."""
     seed: Seed

@@ -77,6 +77,11 @@ RULES = (
         "long_side {0} is less than short_side {1}",
     ),
     Rule(
+        ("static_shapes", "resize.mode"),
+        lambda static, mode: not static or mode != "pad",
+        "static_shapes needs few canvases; give resize.mode fixed or stretch, not {1}",
+    ),
+    Rule(
         ("resize.mode", "resize.long_side", "resize.short_side"),
         lambda mode, long, short: mode != "stretch" or long == short,
         "mode stretch makes squares; long_side is {1}, short_side {2}",

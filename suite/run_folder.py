@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 from suite.errors import InputError, UsageError
-
-if sys.platform != "win32":
-    import fcntl
-
-_LOCK = ".in-use"
+from suite.locking import alone
 
 
 def create_run_folder(output: Path, name: str) -> Path:
@@ -56,21 +49,11 @@ def in_use(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: one is in it; names its process.
     """
-    if sys.platform == "win32":  # which has no such locks
-        yield
-        return
-    with (folder / _LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UsageError(
-                f"{folder}: {file.read() or 'another process'} trains there now; wait for it or "
-                "stop it"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+
+    def refuse(sentence: str) -> None:
+        raise UsageError(f"{folder}: another run is in it ({sentence}); wait for it, or stop it")
+
+    with alone(folder / ".in-use", say=refuse):
         yield
 
 

@@ -45,7 +45,7 @@ class ScalingRequest:
         backward_share: of the computing time.
         rank_batch: images a device and step; None: the recipe's.
         bucket_mib: of gradients; None: as torch's DistributedDataParallel fills them by default.
-        loader_images_per_second: of one device's loader; None: never in the way.
+        loader_images_per_second: of the loaders of one machine; None: never in the way.
         lost_s: lost in each step of several devices.
         dataset_size: training images, where the recipe does not state its nominal epoch.
         measured: devices and images a second of a measured run, to be explained.

@@ -50,7 +50,8 @@ class Work:
 
     Attributes:
         buckets: bytes of gradients, in the order they are ready.
-        loading_s: what the loader takes for a batch, beside everything else.
+        loading_s: of one device's batch, beside everything else; the devices of a machine share
+            its loader.
         lost_s: lost in every step of more than one device, whatever their number.
     """
 
@@ -92,7 +93,8 @@ def predict_step(work: Work, network: Network, *, devices: int, overlap: bool = 
         finished = max(finished, work.forward_s + share * work.backward_s) + duration
     exposed = max(0.0, finished - computed)
     step = computed + exposed + work.update_s + (work.lost_s if devices > 1 else 0.0)
-    return StepTime(devices, sum(seconds), exposed, max(step, work.loading_s))
+    loading = work.loading_s * min(devices, network.devices_per_machine)
+    return StepTime(devices, sum(seconds), exposed, max(step, loading))
 
 
 def all_reduce_seconds(size: float, network: Network, *, devices: int) -> float:

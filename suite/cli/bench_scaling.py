@@ -48,8 +48,8 @@ class _Measured(click.ParamType[tuple[int, float]]):
 @click.option("--bucket-mib", type=_POSITIVE,
               help="Gradients in one message; by default torch's 25, the first one 1.")  # fmt: skip
 @click.option("--backward-share", type=click.FloatRange(0, 1), default=2 / 3,
-              show_default="2/3", help="Of the computing time.")  # fmt: skip
-@click.option("--loader", type=_POSITIVE, help="Images/s that one device's loader can give.")
+              help="Of the computing time; by default 2/3.")  # fmt: skip
+@click.option("--loader", type=_POSITIVE, help="Images/s that the loaders of one machine give.")
 @click.option("--lost-ms", type=click.FloatRange(0), default=0.0, show_default=True,
               help="Lost in every step of several devices.")  # fmt: skip
 @click.option("--dataset-size", type=_COUNT,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -34,6 +35,7 @@ class TrainingStream:
     """The endless, seeded stream of training samples.
 
     Attributes:
+        box_rows: rows of every batch's boxes; None: as many as each batch needs.
         replacing: the order that says which sample takes the place of one that cannot be read;
             None: such a sample is an error.
     """
@@ -42,6 +44,7 @@ class TrainingStream:
     sizing: Sizing
     augmentation: Augmentation
     seed: int
+    box_rows: int | None = None
     replacing: TrainingOrder | None = None
 
     def load(
@@ -110,7 +113,8 @@ def iterate_training(
         InputError: an image cannot be read; raised here and not in a worker, as one sentence.
         SuiteError: a worker was lost or hangs.
     """
-    yield from load_batches(stream, steps, collate=_collate_or_error, workers=workers, pin=pin)
+    collate_rows = partial(_collate_or_error, box_rows=stream.box_rows)
+    yield from load_batches(stream, steps, collate=collate_rows, workers=workers, pin=pin)
 
 
 def iterate_evaluation(
@@ -127,13 +131,15 @@ def iterate_evaluation(
     yield from load_batches(evaluation_set, batches, collate=_collate_or_error, workers=workers)
 
 
-def _collate_or_error(examples: Sequence[Example | InputError]) -> Batch | SuiteError:
+def _collate_or_error(
+    examples: Sequence[Example | InputError], *, box_rows: int | None = None
+) -> Batch | SuiteError:
     good: list[Example] = []
     for example in examples:
         if isinstance(example, InputError):
             return example
         good.append(example)
-    batch = collate(good)
+    batch = collate(good, box_rows=box_rows)
     if get_worker_info() is not None:
         try:
             batch.share_memory()

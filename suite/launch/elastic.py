@@ -26,6 +26,7 @@ from suite.launch.failure import (
     Failure,
     describe,
     find_cause,
+    read_departure,
     read_error,
     read_failure,
     show_own_log,
@@ -33,8 +34,8 @@ from suite.launch.failure import (
 from suite.launch.heartbeat import LAUNCHED
 from suite.launch.ports import describe_holder
 from suite.launch.ranks import Patience
-from suite.launch.worker import Node
 from suite.launch.watch import Watch, find_attempt, watching
+from suite.launch.worker import Node
 
 _SIGNALS: Final = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 _SAVE_S: Final = 120  # for ranks that were asked to stop, and save
@@ -166,9 +167,20 @@ def _first_failure(error: ChildFailedError, watch: Watch, log_folder: Path) -> S
     for failure in failures:
         if failure.folder in watch.lost:
             return _lost(failure, watch.lost[failure.folder])
-    cause = find_cause(failures)
+    cause = find_cause([*failures, *_departures(error, attempt)])
     show_own_log(cause)
     return describe(cause)
+
+
+def _departures(error: ChildFailedError, attempt: Path) -> Iterator[Failure]:
+    """Yield those of this machine's ranks that elastic takes for done, but were not."""
+    failed = {process.local_rank: rank for rank, process in error.failures.items()}
+    first_rank = min(rank - local_rank for local_rank, rank in failed.items())
+    for folder in attempt.glob("[0-9]*"):
+        if int(folder.name) not in failed:
+            departure = read_departure(folder, rank=first_rank + int(folder.name))
+            if departure is not None:
+                yield departure
 
 
 def _lost(failure: Failure, reason: str) -> RankLost:
@@ -190,7 +202,7 @@ def _stopped(error: SignalException, log_folder: Path) -> SuiteError:
             stopped.exit_code = said["exit_code"]
             return stopped
     name = error.sigval.name
-    return Stopped(f"stopped by {name} before there was anything to save", signal_number=number)
+    return Stopped(f"stopped by {name} before the ranks could save", signal_number=number)
 
 
 def _unreachable(node: Node, start: Start, error: DistError) -> MissingEnvironment:

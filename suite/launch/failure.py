@@ -18,10 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from suite.errors import RankLost, SuiteError
-from suite.launch.heartbeat import ERROR_FILE, read_pulse
+from suite.launch.heartbeat import ERROR_FILE, LEAVING, read_pulse
+
+_SIGNALLED: Final = 128  # less than the exit codes that stand for a signal
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,23 @@ def read_failure(process: Any, *, rank: int, folder: Path) -> Failure:
     )
 
 
+def read_departure(folder: Path, *, rank: int) -> Failure | None:
+    """Return how a rank left that called itself done before it was; None for one that was done."""
+    pulse = read_pulse(folder)
+    if pulse is None or pulse.beats == LEAVING:
+        return None
+    return Failure(
+        rank=rank,
+        pid=pulse.pid,
+        exit_code=0,
+        message=None,
+        said_exit_code=None,
+        when=0.0,  # before those that missed it
+        step=pulse.step,
+        folder=folder,
+    )
+
+
 def read_error(folder: Path) -> dict[str, Any] | None:
     """Return what the rank of a folder said about its failure; None where it said nothing."""
     try:
@@ -115,28 +134,34 @@ def _symptom(failure: Failure) -> int:
         return 0  # an error of its own
     if failure.exit_code < 0 and failure.exit_code != -signal.SIGTERM:
         return 1  # killed, and not by torch elastic when it clears up
-    if failure.message is None and failure.exit_code > 0:
-        return 2  # died before it could say why
+    if failure.message is None and failure.exit_code >= 0:
+        return 2  # left, and did not or could not say why
     return 3 if failure.message is not None else 4
 
 
 def describe(failure: Failure) -> SuiteError:
     """Return the error to show for the first failure of a run."""
-    host = socket.gethostname()
-    step = "before its first step" if failure.step is None else f"after step {failure.step}"
-    where = f"rank {failure.rank} on {host}"
-    if failure.message is not None:
-        message = f"{where}, {step}: {failure.message}"
-    elif failure.exit_code < 0:
-        name = signal.Signals(-failure.exit_code).name
-        message = f"{where} was killed by {name} {step} (process {failure.pid})"
-        if failure.exit_code == -signal.SIGKILL:
-            message += "; out of memory? `dmesg` tells"
-    else:
-        message = f"{where} ended with exit code {failure.exit_code} {step}, without a reason"
-    error = SuiteError(f"{message}\nlogs of the ranks: {failure.folder.parent}")
+    logs = "" if _was_asked(failure) else f"\nlogs of the ranks: {failure.folder.parent}"
+    error = SuiteError(f"{_tell(failure)}{logs}")
     error.exit_code = failure.said_exit_code or RankLost.exit_code
     return error
+
+
+def _was_asked(failure: Failure) -> bool:
+    """Whether the rank did what a signal asked of it, and said so."""
+    return failure.said_exit_code is not None and failure.said_exit_code > _SIGNALLED
+
+
+def _tell(failure: Failure) -> str:
+    step = "before its first step" if failure.step is None else f"after step {failure.step}"
+    where = f"rank {failure.rank} on {socket.gethostname()}"
+    if failure.message is not None:
+        return failure.message if _was_asked(failure) else f"{where}, {step}: {failure.message}"
+    if failure.exit_code >= 0:
+        return f"{where} ended with exit code {failure.exit_code} {step}, without a reason"
+    name = signal.Signals(-failure.exit_code).name
+    remedy = "; out of memory? `dmesg` tells" if name == "SIGKILL" else ""
+    return f"{where} was killed by {name} {step} (process {failure.pid}){remedy}"
 
 
 def show_own_log(failure: Failure, *, num_lines: int = 20) -> None:

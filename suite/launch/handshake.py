@@ -1,116 +1,199 @@
 """Who is there? Each rank says so at the store; the main rank looks whether they belong together.
 
-A rank's place can be taken once. Whoever finds it taken, or finds a rank of another run, of another
-launcher on the same machine, or with other facts, ends the run before a number is computed.
+The main rank comes first. Whoever finds one of another run there goes away, and does not disturb
+it. A rank's place can be taken once; that it was wanted twice, that ranks of one group have several
+launchers, or that they have other facts ends the run on all ranks before a number is computed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
+import secrets
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from suite.errors import MissingEnvironment, UsageError
+from suite.launch.heartbeat import ERROR_FILE
 from suite.launch.ports import describe_holder
 from suite.launch.worker import Worker
 
 _POLL_S: Final = 0.1
+_READ_S: Final = 5.0  # for the others to read why the run ends, before the store goes
 _MOST_NAMED: Final = 16
+_MAIN: Final = "rank/0"
+_OTHER_PORT: Final = "two runs use one port; give one of them another"
+_ONE_BY_HAND: Final = (
+    ". If they are one, started by hand in several places, give all the same TORCHELASTIC_RUN_ID"
+)
+
+Said = dict[str, Any]
 
 
 def open_store(worker: Worker, *, timeout_s: float) -> Any:
     """Open the store that the ranks of a run meet at; the main rank serves it, or its launcher.
 
     Raises:
-        MissingEnvironment: it cannot be reached, or the port is taken.
+        MissingEnvironment: it cannot be reached in time, or the port is taken.
     """
     # torch's own name for a launcher that keeps the store for its ranks, over restarts.
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     serves = worker.rank == 0 and not served
+    opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            store = TCPStore(
+                worker.master_addr,
+                worker.master_port,
+                world_size=worker.num_ranks,
+                is_master=serves,
+                timeout=timedelta(seconds=timeout_s + 1),
+                wait_for_workers=False,
+            )
+            opened.put(store)
+        except DistError as error:
+            opened.put(error)
+
+    # By itself it takes up to three times as long for a name that nobody knows, and never ends
+    # where a program listens that is no store and says nothing.
+    threading.Thread(target=connect, daemon=True).start()
+    answer: Any = None
+    with suppress(queue.Empty):
+        answer = opened.get(timeout=timeout_s)
+    if answer is None or isinstance(answer, DistError):
+        raise _unreachable(worker, serves, str(answer), timeout_s) from answer
+    return answer
+
+
+def _unreachable(worker: Worker, serves: bool, reason: str, timeout_s: float) -> MissingEnvironment:
     place = f"{worker.master_addr}:{worker.master_port}"
-    try:
-        return TCPStore(
-            worker.master_addr,
-            worker.master_port,
-            world_size=worker.num_ranks,
-            is_master=serves,
-            timeout=timedelta(seconds=timeout_s),
-            wait_for_workers=False,
+    if serves and "EADDRINUSE" in reason:
+        return MissingEnvironment(
+            f"port {worker.master_port} is taken{describe_holder(worker.master_port)}; "
+            "give the run another one (MASTER_PORT, or --master HOST:PORT)"
         )
-    except DistError as error:
-        if serves and "EADDRINUSE" in str(error):
-            raise MissingEnvironment(
-                f"port {worker.master_port} is taken{describe_holder(worker.master_port)}; "
-                "give the run another one (MASTER_PORT, or --master HOST:PORT)"
-            ) from error
-        raise MissingEnvironment(
-            f"rank {worker.rank} cannot reach the main rank at {place} within {timeout_s:g} s; "
-            "is it running there, is the name right and the port open?"
-        ) from error
+    if serves:
+        return MissingEnvironment(
+            f"rank 0 listens at port {worker.master_port} but cannot reach itself at {place} "
+            f"within {timeout_s:g} s; is {worker.master_addr} this machine?"
+        )
+    return MissingEnvironment(
+        f"rank {worker.rank} cannot reach the main rank at {place} within {timeout_s:g} s; "
+        "is it running there, is the name right and the port open?"
+    )
 
 
-def shake_hands(store: Any, worker: Worker, *, facts: Mapping[str, str], timeout_s: float) -> None:
+def shake_hands(
+    store: Any,
+    worker: Worker,
+    *,
+    facts: Mapping[str, str],
+    timeout_s: float,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
     """Return when all ranks have come and belong together.
 
     Args:
         facts: what has to be equal on all ranks.
+        environ: where torch elastic says which of its agents has started this rank.
 
     Raises:
         MissingEnvironment: ranks are missing, or strangers are at the port.
         UsageError: the ranks do not train the same.
     """
     attempt = PrefixStore(f"hello/{worker.attempt}", store)
-    _take_place(attempt, worker, facts)
+    mine = _introduce(worker, facts, environ)
     if worker.rank == 0:
-        verdict = _judge(_collect(attempt, worker.num_ranks, timeout_s), worker.num_ranks)
+        _take_place(attempt, worker, mine)
+        came = _collect(attempt, worker.num_ranks, timeout_s)
+        verdict = _judge(attempt, came, worker.num_ranks)
         attempt.set("verdict", json.dumps(verdict))
+        if verdict["kind"] != "welcome":
+            _await_keys(attempt, [f"read/{rank}" for rank in came if rank], _READ_S)
     else:
-        verdict = _await_verdict(attempt, worker, timeout_s)
+        _require_own_run(_await_key(attempt, _MAIN, worker, timeout_s), worker, mine)
+        _take_place(attempt, worker, mine)
+        # The main rank waits as long for the last one.
+        verdict = _await_key(attempt, "verdict", worker, timeout_s + _READ_S)
+        attempt.set(f"read/{worker.rank}", "")
     if verdict["kind"] == "environment":
         raise MissingEnvironment(verdict["message"])
     if verdict["kind"] == "usage":
         raise UsageError(verdict["message"])
 
 
-def _take_place(store: Any, worker: Worker, facts: Mapping[str, str]) -> None:
+def _introduce(worker: Worker, facts: Mapping[str, str], environ: Mapping[str, str]) -> Said:
     host = socket.gethostname()
-    mine = {
+    group, launcher = _find_launcher(worker, host, environ)
+    return {
         "host": host,
         "pid": os.getpid(),
-        "launcher": f"process {os.getppid()} on {host}",
+        # Containers can have the same name, and the same numbers of processes.
+        "token": secrets.token_hex(8),
         "run": worker.run_id,
+        "num_ranks": worker.num_ranks,
+        "group": group,
+        "launcher": launcher,
         "facts": dict(facts),
     }
+
+
+def _find_launcher(worker: Worker, host: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return a group of ranks that have one launcher, and which one this rank has.
+
+    Run ids may be the same by accident: torchrun calls every run "none". Parent processes prove
+    nothing, as each rank may have a shell of its own.
+    """
+    error_file = environ.get(ERROR_FILE)
+    if error_file:  # in a folder that torch elastic makes for each of its agents
+        group_rank = environ.get("GROUP_RANK", "0")
+        return f"node rank {group_rank}", f"{host}:{Path(error_file).parent.parent}"
+    if worker.run_id:  # of a scheduler, which gives each run its own
+        return "", ""
+    session = os.getsid(0) if hasattr(os, "getsid") else 0
+    return f"host {host}", f"session {session}"
+
+
+def _take_place(store: Any, worker: Worker, mine: Said) -> None:
     text = json.dumps(mine)
     there = store.compare_set(f"rank/{worker.rank}", "", text).decode()
     if there != text:
-        other = json.loads(there)
+        store.set("contested", str(worker.rank))
         raise MissingEnvironment(
-            f"rank {worker.rank} is there already, process {other['pid']} on {other['host']}: "
-            f"another run uses port {worker.master_port} of {worker.master_addr}; take another"
+            f"rank {worker.rank} is there already, {_describe(json.loads(there))}: it was started "
+            f"twice, or another run uses port {worker.master_port} of {worker.master_addr}; take "
+            "another"
         )
 
 
-def _collect(store: Any, num_ranks: int, timeout_s: float) -> dict[int, dict[str, Any]]:
+def _collect(store: Any, num_ranks: int, timeout_s: float) -> dict[int, Said]:
     """Wait for all ranks; return what those said that came in time."""
-    came: dict[int, dict[str, Any]] = {}
+    _await_keys(store, [f"rank/{rank}" for rank in range(num_ranks)], timeout_s)
+    came = [rank for rank in range(num_ranks) if store.check([f"rank/{rank}"])]
+    return {rank: json.loads(store.get(f"rank/{rank}")) for rank in came}
+
+
+def _await_keys(store: Any, keys: list[str], timeout_s: float) -> None:
+    """Wait until all keys are set, or the time is over."""
     deadline = time.monotonic() + timeout_s
-    while len(came) < num_ranks and time.monotonic() < deadline:
-        for rank in set(range(num_ranks)) - set(came):
-            if store.check([f"rank/{rank}"]):
-                came[rank] = json.loads(store.get(f"rank/{rank}"))
-        if len(came) < num_ranks:
+    missing = keys
+    while missing and time.monotonic() < deadline:
+        missing = [key for key in missing if not store.check([key])]
+        if missing:
             time.sleep(_POLL_S)
-    return came
 
 
-def _judge(came: dict[int, dict[str, Any]], num_ranks: int) -> dict[str, str]:
+def _judge(store: Any, came: dict[int, Said], num_ranks: int) -> dict[str, str]:
     missing = sorted(set(range(num_ranks)) - set(came))
     if missing:
         hosts = sorted({said["host"] for said in came.values()})
@@ -120,35 +203,49 @@ def _judge(came: dict[int, dict[str, Any]], num_ranks: int) -> dict[str, str]:
             f"missing: {_name(missing)}; look at the machines that should have started them",
         }
     strangers = _find_strangers(came)
+    if strangers is None and store.check(["contested"]):
+        rank = int(store.get("contested"))
+        strangers = f"rank {rank} came twice, once as {_describe(came[rank])}: {_OTHER_PORT}"
     if strangers:
         return {"kind": "environment", "message": strangers}
     differences = find_differences([came[rank]["facts"] for rank in range(num_ranks)])
     if differences:
-        return {
-            "kind": "usage",
-            "message": describe_differences(differences),
-        }
+        return {"kind": "usage", "message": describe_differences(differences)}
     return {"kind": "welcome", "message": ""}
 
 
-def _find_strangers(came: dict[int, dict[str, Any]]) -> str | None:
-    """Return what is wrong where ranks are of different runs, else None."""
-    first = came[0]
+def _find_strangers(came: dict[int, Said]) -> str | None:
+    """Return what is wrong where ranks of one group have several launchers, else None."""
+    first_of: dict[str, int] = {}
     for rank, said in came.items():
-        same_launcher = said["host"] != first["host"] or said["launcher"] == first["launcher"]
-        if said["run"] != first["run"] or not same_launcher:
+        first = first_of.setdefault(said["group"], rank)
+        if said["launcher"] != came[first]["launcher"]:
+            told = "" if said["run"] else _ONE_BY_HAND
             return (
-                f"rank {rank} (process {said['pid']} on {said['host']}) is of another run than "
-                f"rank 0 (process {first['pid']} on {first['host']}): two runs use one port; "
-                "give one of them another, and see that each has a run id of its own"
+                f"rank {rank} ({_describe(said)}) is of another run than rank {first} "
+                f"({_describe(came[first])}): {_OTHER_PORT}{told}"
             )
     return None
+
+
+def _require_own_run(main: Said, worker: Worker, mine: Said) -> None:
+    place = f"{worker.master_addr}:{worker.master_port}"
+    if main["run"] != mine["run"]:
+        raise MissingEnvironment(
+            f"at {place} is run {main['run']!r} ({_describe(main)}), and rank {worker.rank} is of "
+            f"run {mine['run']!r}: {_OTHER_PORT}"
+        )
+    if worker.rank >= main["num_ranks"]:
+        raise UsageError(
+            f"rank {worker.rank} is one of {worker.num_ranks}, but the main rank at {place} "
+            f"({_describe(main)}) is one of {main['num_ranks']}; start all for the same number"
+        )
 
 
 def find_differences(facts_of_ranks: list[dict[str, Any]]) -> list[str]:
     """Return a sentence for each fact that is not the same on all ranks."""
     differences = []
-    for key in facts_of_ranks[0]:
+    for key in dict.fromkeys(key for facts in facts_of_ranks for key in facts):
         ranks_of: dict[Any, list[int]] = {}
         for rank, facts in enumerate(facts_of_ranks):
             ranks_of.setdefault(facts.get(key), []).append(rank)
@@ -166,20 +263,24 @@ def describe_differences(differences: list[str]) -> str:
     )
 
 
-def _name(ranks: list[int]) -> str:
+def _describe(said: Said) -> str:
+    return f"process {said['pid']} on {said['host']}"
+
+
+def _name(ranks: Iterable[int]) -> str:
+    ranks = list(ranks)
     shown = ", ".join(str(rank) for rank in ranks[:_MOST_NAMED])
     more = f" and {len(ranks) - _MOST_NAMED} more" if len(ranks) > _MOST_NAMED else ""
     return f"rank{'s' if len(ranks) > 1 else ''} {shown}{more}"
 
 
-def _await_verdict(store: Any, worker: Worker, timeout_s: float) -> dict[str, str]:
+def _await_key(store: Any, key: str, worker: Worker, timeout_s: float) -> Said:
     try:
-        # The main rank waits for the last one; this one may have come first.
-        store.wait(["verdict"], timedelta(seconds=2 * timeout_s))
-        verdict: dict[str, str] = json.loads(store.get("verdict"))
+        store.wait([key], timedelta(seconds=timeout_s))
+        answer: Said = json.loads(store.get(key))
     except DistError as error:
         raise MissingEnvironment(
-            f"rank {worker.rank} waited {2 * timeout_s:g} s for the main rank at "
-            f"{worker.master_addr}:{worker.master_port}, which did not answer"
+            f"rank {worker.rank} got no answer from the main rank at {worker.master_addr}:"
+            f"{worker.master_port}: it has gone, or did not come within {timeout_s:g} s"
         ) from error
-    return verdict
+    return answer

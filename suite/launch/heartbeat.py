@@ -23,7 +23,8 @@ from typing import Final
 from suite.parent import die_with_parent
 
 BEAT_S: Final = 0.25
-_PULSE: Final = struct.Struct("<qqqq")
+LEAVING: Final = -1  # instead of a count of beats
+_PULSE: Final = struct.Struct("<qqqqq")
 _FILE: Final = "heartbeat"
 _STACKS: Final = "stacks.txt"
 # torch elastic's name for the file in which a rank says why it failed; it has a folder for each.
@@ -39,15 +40,17 @@ class Pulse:
 
     Attributes:
         pid: its process.
-        beats: grows as long as the process runs.
+        beats: grows as long as the process runs; `LEAVING` once it is about to end.
         marks: grows as long as it goes on.
         step: optimizer steps done.
+        waits: 1 where it has done its part and waits for other ranks, else 0.
     """
 
     pid: int
     beats: int
     marks: int
     step: int
+    waits: int
 
 
 class Heart:
@@ -58,6 +61,7 @@ class Heart:
         self._memory = memory
         self._beats = 0
         self._marks = 0
+        self._waits = 0
 
     @staticmethod
     @contextmanager
@@ -86,6 +90,7 @@ class Heart:
             finally:
                 stop.set()
                 beat.join()
+                heart._leave()
                 if STACKS_SIGNAL is not None:
                     faulthandler.unregister(STACKS_SIGNAL)
 
@@ -93,7 +98,19 @@ class Heart:
         """Note that this rank goes on, and how many steps it has done."""
         self.step = step
         self._marks += 1
+        self.wait(False)
+
+    def wait(self, waits: bool) -> None:
+        """Note whether this rank waits for others: where all stand still, the rest is to blame."""
+        self._waits = int(waits)
         self._write()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Note that what is inside waits for other ranks."""
+        self.wait(True)
+        yield
+        self.wait(False)
 
     def _beat(self, stop: threading.Event, launcher: int) -> None:
         while not stop.wait(BEAT_S):
@@ -102,9 +119,14 @@ class Heart:
             self._beats += 1
             self._write()
 
+    def _leave(self) -> None:
+        self._beats = LEAVING
+        self._write()
+
     def _write(self) -> None:
         if self._memory is not None:
-            _PULSE.pack_into(self._memory, 0, os.getpid(), self._beats, self._marks, self.step)
+            pulse = os.getpid(), self._beats, self._marks, self.step, self._waits
+            _PULSE.pack_into(self._memory, 0, *pulse)
 
 
 def read_pulse(folder: Path) -> Pulse | None:

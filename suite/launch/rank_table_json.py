@@ -6,10 +6,11 @@ both are faults. Numbers stay as they were written: in a rank table even numbers
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from suite.errors import InputError
 from suite.files import is_file
 from suite.strict_nodes import clean, quote
 
-MAX_BYTES = 16 * 2**20  # a table of 4,096 ranks has less than 1 MB
-MAX_DEPTH = 20  # a table has 6 levels
+# A table of 4,096 ranks has 0.7 MB and 5,000 objects in 6 levels; groups of HCCL end at 32,768.
+MAX_BYTES = 8 * 2**20
+MAX_OBJECTS = 100_000  # and numbers; empty ones take a hundred times their place in the file
+MAX_DEPTH = 20
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -52,7 +55,9 @@ class JsonObject(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        self.repeated = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        self.repeated: list[str] = []
+        if len(self) < len(pairs):
+            self.repeated = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
 
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES, what: str = "rank table") -> bytes:
@@ -83,18 +88,16 @@ def parse_json(content: bytes, *, source: str) -> tuple[JsonObject, list[Fault]]
     """
     text = _decode(content, source)
     try:
-        plain = json.loads(
-            text,
-            object_pairs_hook=JsonObject,
-            parse_int=Bare,
-            parse_float=Bare,
-            parse_constant=Bare,
-        )
+        plain = _load(text)
         faults = list(_find_oddities(plain, "$", 0))
     except json.JSONDecodeError as error:
         raise InputError(f"{source}:{_explain(error)}") from None
     except (RecursionError, _TooDeep):
         raise InputError(f"{source}: nested deeper than {MAX_DEPTH} levels") from None
+    except _TooMany:
+        raise InputError(
+            f"{source}: more than {MAX_OBJECTS:,} objects and numbers, no rank table has them"
+        ) from None
     if not isinstance(plain, JsonObject):
         raise InputError(f"{source}: not a rank table: expected an object, got {describe(plain)}")
     return plain, faults
@@ -119,6 +122,31 @@ def describe(value: Any) -> str:
 
 class _TooDeep(Exception):
     pass
+
+
+class _TooMany(Exception):
+    pass
+
+
+def _load(text: str) -> Any:
+    numbers = itertools.count(1)
+
+    def counted(kind: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def build(content: Any) -> Any:
+            if next(numbers) > MAX_OBJECTS:
+                raise _TooMany
+            return kind(content)
+
+        return build
+
+    bare = counted(Bare)
+    return json.loads(
+        text,
+        object_pairs_hook=counted(JsonObject),
+        parse_int=bare,
+        parse_float=bare,
+        parse_constant=bare,
+    )
 
 
 def _decode(content: bytes, source: str) -> str:

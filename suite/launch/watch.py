@@ -17,10 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from suite.launch.heartbeat import STACKS_SIGNAL, Pulse, read_pulse
+from suite.launch.heartbeat import LEAVING, STACKS_SIGNAL, Pulse, read_pulse
 
 _POLL_S: Final = 0.5
-_FROZEN_PART: Final = 0.1  # of the patience with a rank that goes on, for one that does not live
+# Parts of the patience. One that waits for ever is told before the collectives that wait for it fail
+# and the others end, after which nobody knows who waited for whom.
+_STUCK_PART: Final = 0.9
+_FROZEN_PART: Final = 0.1
+_FROZEN_LEAST_S: Final = 5.0  # some calls into libraries let no other thread run for seconds
 _STACKS_S: Final = 1.0
 _SURVIVORS_S: Final = 5.0
 
@@ -60,20 +64,24 @@ class Watch:
 
     def _judge(self, seen: dict[Path, _Seen]) -> None:
         alive = {f: s for f, s in seen.items() if s.gone_s == 0.0 and f not in self.lost}
-        frozen = [f for f, s in alive.items() if s.still_s > self.patience_s * _FROZEN_PART]
-        stuck = alive and all(s.idle_s > self.patience_s + 2 * _POLL_S for s in alive.values())
+        frozen = [f for f, s in alive.items() if s.still_s > self._frozen_s(s.pulse)]
+        stuck_s = self.patience_s * _STUCK_PART
+        stuck = alive and all(s.idle_s > stuck_s for s in alive.values())
         if frozen:
             self._end(alive, frozen, "gave no sign of life since step {step}: stopped or frozen")
         elif stuck:
-            behind = min(s.pulse.step for s in alive.values())
-            culprits = [f for f, s in alive.items() if s.pulse.step == behind]
-            self._end(
-                alive, culprits, f"has not gone on for {self.patience_s:g} s at step {{step}}"
-            )
+            behind = min((s.pulse.step, s.pulse.waits) for s in alive.values())
+            culprits = [f for f, s in alive.items() if (s.pulse.step, s.pulse.waits) == behind]
+            self._end(alive, culprits, f"has not gone on for {stuck_s:g} s at step {{step}}")
         elif alive and any(s.gone_s > _SURVIVORS_S for s in seen.values()):
             # They wait for the one that is gone, and their device may not tell them.
             for state in alive.values():
                 _kill(state.pulse.pid)
+
+    def _frozen_s(self, pulse: Pulse) -> float:
+        if pulse.beats == LEAVING:
+            return self.patience_s
+        return max(self.patience_s * _FROZEN_PART, _FROZEN_LEAST_S)
 
     def _end(self, alive: dict[Path, _Seen], culprits: list[Path], reason: str) -> None:
         if STACKS_SIGNAL is not None:

@@ -15,12 +15,14 @@ from suite.launch.worker import Worker
 from suite.recipe import Recipe
 from suite.run_folder import create_run_folder, in_use
 from suite.training.bad_samples import BadSamples
+from suite.training.guard import LossGuard
 from suite.training.job import Job, build_trainee, cached, open_batches, opened_job
-from suite.training.loop import catch_stop_signals, run_steps
+from suite.training.loop import catch_stop_signals, explaining_memory, run_steps
 from suite.training.outcome import (
     Run,
     evaluate_run,
     save_checkpoint,
+    save_periodically,
     write_run_record,
     write_start,
 )
@@ -102,8 +104,10 @@ def _train(
             log_every=job.recipe.log_every_steps,
             ranks=job.ranks,
         ) as events,
+        explaining_memory(job.device, rank_batch=job.recipe.global_batch // job.recipe.devices),
     ):
-        run = Run(folder, job, updater, events, _count_bad_samples(job, events))
+        bad_samples, loss_guard = _count_bad_samples(job, events), LossGuard(job.device.precision)
+        run = Run(folder, job, updater, events, bad_samples, loss_guard)
         if state is not None:
             restore(state, run)
         elif job.ranks.is_main:
@@ -119,8 +123,10 @@ def _train(
             asked = job.ranks.any_before(stop_signal() is not None)
             last = step == plan.num_steps
             judged = not last and plan.evaluate_every and step % plan.evaluate_every == 0
-            if asked or last or judged or step % plan.checkpoint_every == 0:
+            if asked or last or judged:
                 save_checkpoint(run)
+            elif step % plan.checkpoint_every == 0:
+                save_periodically(run)
             elif step % job.recipe.log_every_steps == 0:
                 run.bad_samples.settle()
             if asked:
@@ -131,12 +137,14 @@ def _train(
 
         first_step = updater.num_steps_done
         faults = faults_of_rank(job.ranks.rank)
+        job.ranks.mark(first_step)
         run_steps(
             run.bad_samples.watch(open_batches(job, first_step=first_step)),
             device=job.device,
             learner=failing(learner, faults, first_step=first_step),
             updater=updater,
             events=events,
+            loss_guard=loss_guard,
             after_step=after_step,
         )
         evaluation = evaluate_run(run, progress=stop_if_asked) if evaluate_at_end else None

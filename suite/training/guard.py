@@ -160,7 +160,9 @@ class LossGuard:
         self._max_skipped = MAX_SKIPPED[precision]
         self._losses: deque[float] = deque(maxlen=NUM_REMEMBERED)
 
-    def judge(self, loss: float | None, *, step: int, lr: float, in_a_row: int) -> None:
+    def judge(
+        self, loss: float | None, *, step: int, lr: float, in_a_row: int, last: bool = False
+    ) -> None:
         """Take the loss of one more interval.
 
         Args:
@@ -168,13 +170,14 @@ class LossGuard:
             step: that the interval ended with.
             lr: learning rate of that step.
             in_a_row: how many steps up to it were skipped, as `StepGuard.read` tells.
+            last: whether the run ends here, where nothing can set right what has begun to go wrong.
 
         Raises:
             Diverged: too many steps were skipped in a row; or the loss is not finite, has jumped,
                 or no longer changes.
         """
         where = f"at step {step} (learning rate {lr:.3g})"
-        problem = self._find_problem(loss, where, in_a_row)
+        problem = self._find_problem(loss, where, in_a_row, self._allowed(last))
         if problem is not None:
             raise Diverged(f"{problem}; {DIVERGENCE_REMEDY}")
         if loss is not None:
@@ -189,11 +192,17 @@ class LossGuard:
         self._losses.clear()
         self._losses.extend(state["losses"])
 
-    def _find_problem(self, loss: float | None, where: str, in_a_row: int) -> str | None:
-        if in_a_row > self._max_skipped:
+    def _allowed(self, last: bool) -> int:
+        """Return how many steps in a row may be skipped."""
+        return self._max_skipped // MAX_SKIPPED["fp32"] if last else self._max_skipped
+
+    def _find_problem(
+        self, loss: float | None, where: str, in_a_row: int, allowed: int
+    ) -> str | None:
+        if in_a_row > allowed:
             return (
                 f"{in_a_row} steps in a row had gradients that are not finite {where}, "
-                f"{self._max_skipped} are let pass"
+                f"{allowed} are let pass"
             )
         if loss is None:
             return None

@@ -24,7 +24,7 @@ from suite.data.batching import (
     trainable_samples,
 )
 from suite.data.caching import CacheBuild, keep_decoded, open_decoded
-from suite.data.collating import Batch
+from suite.data.collating import Batch, count_box_rows
 from suite.data.loading import TrainingStream, iterate_training
 from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
@@ -213,9 +213,7 @@ def build_trainee(job: Job, *, load_weights: bool = True) -> tuple[Detector, Lea
             step, recipe.schedule, global_batch=recipe.global_batch, dataset_size=size
         )
 
-    updater = Updater(
-        detector, recipe.optimizer, learning_rate=lr_of_step, scaler=job.device.scaler()
-    )
+    updater = Updater(detector, recipe.optimizer, learning_rate=lr_of_step, device=job.device)
     network = job.ranks.parallel(detector)
     return detector, build_learner(detector, job.device, network=network), updater
 
@@ -259,8 +257,13 @@ def build_stream(job: Job) -> TrainingStream:
             jitter=recipe.augment.jitter,
         ),
         seed=recipe.seed,
+        box_rows=_count_box_rows(job) if recipe.static_shapes else None,
         replacing=_build_order(job) if recipe.data.on_bad_sample == "skip" else None,
     )
+
+
+def _count_box_rows(job: Job) -> int:
+    return count_box_rows(max(len(sample.labels) for sample in job.samples))
 
 
 def build_steps(job: Job, *, first_step: int) -> RankSteps:

@@ -15,7 +15,9 @@ from models import Detector
 from suite.data.collating import Batch
 from suite.data.prefetching import move_to_device
 from suite.device import Device
-from suite.events import Events
+from suite.errors import Diverged, MissingEnvironment
+from suite.events import Events, Interval
+from suite.training.guard import LossGuard
 from suite.training.optim import Updater
 
 _STOP_SIGNALS: Final = tuple(
@@ -51,9 +53,13 @@ def run_steps(
     learner: Learner,
     updater: Updater,
     events: Events,
+    loss_guard: LossGuard,
     after_step: Callable[[int], None],
 ) -> None:
     """Train on every batch.
+
+    Raises:
+        Diverged: what `loss_guard` finds.
 
     Args:
         after_step: called with the number of steps done; checkpoints, evaluates, stops.
@@ -62,16 +68,62 @@ def run_steps(
     with closing(moved):  # ends the loader's processes, whatever ends the loop
         for batch in moved:
             lr = updater.lr
-            losses = train_step(batch, learner, updater)
-            events.stepped(losses, lr=lr)
+            losses, skipped = train_step(batch, learner, updater)
+            interval = events.stepped(losses, lr=lr, skipped=skipped)
+            if interval is not None:
+                _judge(interval, updater, events, loss_guard)
             after_step(updater.num_steps_done)
 
 
-def train_step(batch: Batch, learner: Learner, updater: Updater) -> dict[str, Tensor]:
-    """Make one optimizer step on a batch that is on the device; return its losses, unread."""
+def train_step(
+    batch: Batch, learner: Learner, updater: Updater
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Make one optimizer step on a batch that is on the device.
+
+    Returns:
+        the losses, and whether the step was skipped (see `Updater.step`); all unread.
+    """
     losses = learner(batch)
-    updater.step(torch.stack(list(losses.values())).sum())
-    return losses
+    skipped = updater.step(torch.stack(list(losses.values())).sum())
+    return losses, skipped
+
+
+def _judge(interval: Interval, updater: Updater, events: Events, loss_guard: LossGuard) -> None:
+    _, in_a_row = updater.guard.read()
+    try:
+        loss_guard.judge(
+            interval.loss,
+            step=events.step,
+            lr=interval.lr,
+            in_a_row=in_a_row,
+            last=interval.is_last,
+        )
+    except Diverged:
+        events.wrote("diverged", lr=interval.lr)
+        raise
+
+
+@contextmanager
+def explaining_memory(device: Device, *, rank_batch: int) -> Iterator[None]:
+    """Say what a device that has run out of memory was asked for, and what needs less.
+
+    Raises:
+        MissingEnvironment: it has.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        # The CPU's allocator has no exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(
+            error
+        ):
+            raise
+        peak = device.peak_memory_bytes() / 2**30
+        raise MissingEnvironment(
+            f"{device.name()} ran out of memory with {rank_batch} images at a time, "
+            f"{peak:.1f} GiB at the peak; train with fewer: --set global_batch=..., which scales "
+            "the learning rate, or on more devices"
+        ) from error
 
 
 @contextmanager

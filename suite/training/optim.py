@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import Detector
+from suite.device import Device
 from suite.recipe_sections import Optimizer
+from suite.training.guard import StepGuard
 
 
 class Updater:
@@ -23,7 +25,10 @@ class Updater:
         detector: whose parameters are trained.
         section: the recipe's `optimizer`.
         learning_rate: step (0-based) -> learning rate of that step.
-        scaler: for fp16; a disabled one elsewhere.
+        device: which the detector is on.
+
+    Attributes:
+        guard: skips the steps whose gradients are not finite.
     """
 
     def __init__(
@@ -32,14 +37,14 @@ class Updater:
         section: Optimizer,
         *,
         learning_rate: Callable[[int], float],
-        scaler: torch.amp.GradScaler,
+        device: Device,
     ) -> None:
         self.num_steps_done = 0
         self._detector = detector
         self._parameters = [p for p in detector.parameters() if p.requires_grad]
         self._learning_rate = learning_rate
         self._clip_norm = section.clip_norm
-        self._scaler = scaler
+        self._scaler = scaler = device.scaler()
         self._sgd = torch.optim.SGD(
             self._parameters,
             lr=learning_rate(0),
@@ -52,6 +57,7 @@ class Updater:
         if section.ema_decay is not None:
             average = get_ema_multi_avg_fn(section.ema_decay)  # type: ignore[no-untyped-call]  # torch's
             self._averaged = AveragedModel(detector, multi_avg_fn=average, use_buffers=True)
+        self.guard = StepGuard(self._sgd, detector, scaler=scaler, device=device)
 
     @property
     def lr(self) -> float:
@@ -62,23 +68,23 @@ class Updater:
         """Return the detector to evaluate: the averaged one where the recipe asks for it."""
         return self._detector if self._averaged is None else cast(Detector, self._averaged.module)
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor) -> Tensor:
         """Make one optimizer step from a scalar loss.
 
-        In fp16 a step whose scaled gradients overflow changes no weight; it counts all the same.
+        A step whose gradients are not finite changes no weight; it counts all the same.
+
+        Returns:
+            1 for such a step, else 0; unread, on the device.
         """
         for group in self._sgd.param_groups:
             group["lr"] = self.lr
         torch.autograd.backward(self._scaler.scale(loss))
-        if self._clip_norm is not None:
-            self._scaler.unscale_(self._sgd)
-            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self._scaler.step(self._sgd)
-        self._scaler.update()
+        skipped = self.guard.step(clip_norm=self._clip_norm)
         self._sgd.zero_grad(set_to_none=True)
         if self._averaged is not None:
             self._averaged.update_parameters(self._detector)
         self.num_steps_done += 1
+        return skipped
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, as plain data and tensors."""
@@ -88,6 +94,7 @@ class Updater:
             "ema": None if self._averaged is None else dict(self._averaged.module.state_dict()),
             "optimizer": self._sgd.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "step_guard": self.guard.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -107,3 +114,4 @@ class Updater:
             if momentum is not None:
                 entry["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
         self._scaler.load_state_dict(state["scaler"])
+        self.guard.restore(state.get("step_guard", {"skipped": 0, "in_a_row": 0}))

@@ -18,6 +18,7 @@ from suite.recipe import recipe_to_dict, write_recipe
 from suite.records import build_record, write_record
 from suite.runtime import postprocess_parameters, torch_detect
 from suite.training.bad_samples import BadSamples
+from suite.training.guard import LossGuard
 from suite.training.job import Job, describe_conditions, describe_subject
 from suite.training.optim import Updater
 
@@ -34,6 +35,7 @@ class Run:
     updater: Updater
     events: Events
     bad_samples: BadSamples
+    loss_guard: LossGuard
 
 
 def write_start(run: Run) -> None:
@@ -48,6 +50,16 @@ def write_start(run: Run) -> None:
         notes=[f"training boxes {rule}: {n}" for rule, n in job.train_set.repairs.items()],
     )
     write_record(manifest, run.folder / "manifest.json")
+
+
+def save_periodically(run: Run) -> None:
+    """Save a checkpoint unless steps are being skipped: it would push out one that is still good.
+
+    All ranks call it.
+    """
+    _, in_a_row = run.updater.guard.read()
+    if not in_a_row:
+        save_checkpoint(run)
 
 
 def save_checkpoint(run: Run) -> None:
@@ -73,6 +85,7 @@ def save_checkpoint(run: Run) -> None:
     state["class_names"] = list(dataset.class_names)
     state["category_ids"] = list(dataset.category_ids)
     state["data_digest"] = dataset.digest
+    state["loss_guard"] = run.loss_guard.state()
     state["bad_samples"] = run.bad_samples.state()
     checkpoints = run.folder / "checkpoints"
     write_checkpoint(state, checkpoint_path(checkpoints, state["step"]))

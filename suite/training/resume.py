@@ -25,6 +25,7 @@ _MAY_DIFFER = {
     "data.bad_sample_limit",
     "device",
     "devices",
+    "static_shapes",
     "launch.join_timeout_s",
     "launch.step_timeout_s",
     "log_every_steps",
@@ -94,7 +95,9 @@ def restore(state: dict[str, Any], run: Run) -> None:
     try:
         run.updater.restore(state)
         run.events.restore(state["events"])
-        run.bad_samples.restore(state.get("bad_samples", []))  # of runs that could not skip
+        # Checkpoints of before bad samples and the guard existed have neither.
+        run.bad_samples.restore(state.get("bad_samples", []))
+        run.loss_guard.restore(state.get("loss_guard", {"losses": []}))
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(
             f"the checkpoint of step {state['step']} does not fit its own recipe; delete it"

@@ -143,6 +143,7 @@ def _build_recipe(target: DetectorPlan, options: Options, output: Path) -> Recip
         **target.detector,
     }
     if options.recipe is None:
+        plain["static_shapes"] = False  # of the device that the base recipe is for
         for section, fields in target.others.items():
             plain[section] |= fields
     return recipe_from_dict(plain, source=f"the recipe of {output}")

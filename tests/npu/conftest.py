@@ -10,13 +10,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.npu.build import build_simulation, missing_tool
+
+Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="session")
@@ -33,17 +35,40 @@ def npu_environment(repository: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def run_python(npu_environment: dict[str, str]) -> Callable[..., Any]:
-    """Run code in a new process with a simulated NPU and load the JSON of its last line."""
+def start_python(npu_environment: dict[str, str]) -> Start:
+    """Start Python with these arguments where there is a simulated NPU."""
 
-    def run(code: str, *, variables: Mapping[str, str] | None = None) -> Any:
-        finished = subprocess.run(
-            [sys.executable, "-c", code],
-            env=npu_environment | dict(variables or {}),
-            capture_output=True,
+    def start(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=npu_environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
-        assert finished.returncode == 0, finished.stderr
-        return json.loads(finished.stdout.splitlines()[-1])
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_python(start_python: Start) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python to its end where there is a simulated NPU, as `start_python`."""
+
+    def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        process = start_python(*arguments, **variables)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def observe(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
+    """Run a program of `tests/npu/programs` and load the JSON that it prints."""
+
+    def load(program: str, *arguments: str | Path, **variables: str) -> Any:
+        finished = run_python("-m", f"tests.npu.programs.{program}", *arguments, **variables)
+        assert finished.returncode == 0, finished.stderr
+        return json.loads(finished.stdout)
+
+    return load

@@ -16,7 +16,7 @@ import torch
 
 from suite import events as events_module
 from suite import progress as progress_module
-from suite.errors import Diverged, InputError
+from suite.errors import InputError
 from suite.events import Events
 from suite.progress import Progress
 
@@ -47,7 +47,7 @@ def open_events(folder: Path, **changes: int) -> Events:
 
 def make_step(events: Events, loss: float, *, lr: float = 0.5) -> None:
     losses = {"classification": torch.tensor(loss), "box": torch.tensor(1.0, requires_grad=True)}
-    events.stepped(losses, lr=lr)
+    events.stepped(losses, lr=lr, skipped=torch.tensor(0.0))
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
@@ -145,19 +145,19 @@ def test_throughput_goes_on_after_an_interruption(tmp_path: Path, clock: Time) -
     assert second.totals() == expected
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path, loss: float) -> None:
-    with (
-        pytest.raises(
-            Diverged, match=r"the loss is (nan|inf) at step 3 .*0\.5\); lower sched"
-        ) as e,
-        open_events(tmp_path) as events,
-    ):
-        for value in (1.0, loss, 1.0):
-            make_step(events, value)
-    assert e.value.exit_code == 5
-    assert read_lines(tmp_path) == [{"event": "diverged", "step": 3, "lr": 0.5}]
-    assert (tmp_path / "log.txt").read_text().splitlines()[-1] == str(e.value)
+def test_skipped_steps_do_not_count_in_the_means(tmp_path: Path) -> None:
+    losses = [2.0, math.nan, 4.0, math.inf, math.nan, math.nan]
+    with open_events(tmp_path, num_steps=6) as events:
+        intervals = []
+        for loss in losses:
+            skipped = torch.tensor(float(not math.isfinite(loss)))
+            intervals.append(events.stepped({"box": torch.tensor(loss)}, lr=0.5, skipped=skipped))
+    first, second = (interval for interval in intervals if interval is not None)
+    assert (first.loss, first.is_last, second.loss, second.is_last) == (3.0, False, None, True)
+    lines = read_lines(tmp_path)
+    assert [line.get("loss") for line in lines] == [3.0, None]
+    assert [line["skipped_steps"] for line in lines] == [1, 3]
+    assert "skipped 3 since the last line" in (tmp_path / "log.txt").read_text()
 
 
 def test_what_happens_besides_steps_is_recorded_and_said(
@@ -258,7 +258,7 @@ from suite.events import Events
 with Events(Path(sys.argv[1]), num_steps=8, first_step=2, global_batch=4, log_every=3) as events:
     events.say("a line")
     for _ in range(6):
-        events.stepped({"box": torch.tensor(1.5)}, lr=0.01)
+        events.stepped({"box": torch.tensor(1.5)}, lr=0.01, skipped=torch.tensor(0.0))
     events.evaluating(3, 5)
 """
 

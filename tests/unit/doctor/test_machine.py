@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import resource
 import shutil
 import socket
@@ -12,11 +13,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from suite.checkpoint import build_recipe_detector
 from suite.doctor import Check, doctor, machine, network
 from suite.doctor.needs import NUM_CHECKPOINTS, Needs, measure_needs
 from suite.recipe import Recipe, load_recipe
 from suite.training import outcome
-from suite.training.optim import Updater
 
 CheckOf = Callable[[str], Check]
 GIB = 2**30
@@ -51,17 +52,13 @@ def test_checkpoints_are_counted_as_training_keeps_them() -> None:
 def test_a_checkpoint_has_the_size_that_is_foretold(ema: str, tmp_path: Path) -> None:
     overrides = {"detector.width": "0.25", "optimizer.ema_decay": ema}
     recipe = load_recipe("ssd_r34_8p", overrides)
-    from suite.checkpoint import build_recipe_detector
-
     detector = build_recipe_detector(recipe)
-    updater = Updater(
-        detector,
-        recipe.optimizer,
-        learning_rate=lambda step: 0.1,
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-    )
-    updater.step(sum((p.sum() for p in detector.parameters()), torch.zeros(())))
-    torch.save(updater.state(), tmp_path / "checkpoint.pth")
+    sgd = torch.optim.SGD(detector.parameters(), lr=0.1, momentum=0.9)
+    torch.stack([parameter.sum() for parameter in detector.parameters()]).sum().backward()
+    sgd.step()
+    averaged = None if ema == "null" else copy.deepcopy(detector).state_dict()
+    state = {"weights": detector.state_dict(), "ema": averaged, "optimizer": sgd.state_dict()}
+    torch.save(state, tmp_path / "checkpoint.pth")
     size = (tmp_path / "checkpoint.pth").stat().st_size
     foretold = measure_needs(recipe, num_here=8, has_torch=True).checkpoint_bytes
     assert foretold == pytest.approx(size, rel=0.05)

@@ -50,9 +50,9 @@ def _name_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(
-    *, device: str = "npu", num_ranks: int = 16, run_id: str | None = None, **machines: Any
+    *, device: Any = "npu", num_ranks: int = 16, run_id: str | None = None, **machines: Any
 ) -> LaunchPlan:
-    training = dataclasses.replace(TRAINING, device=device, num_ranks=num_ranks)  # type: ignore[arg-type]
+    training = dataclasses.replace(TRAINING, device=device, num_ranks=num_ranks)
     return plan_launch(Machines(**machines), training, run_id=run_id)
 
 
@@ -90,8 +90,8 @@ def write_template2(path: Path) -> Path:
         for rank in range(8)
     ]
     group = {"device_num": "8", "server_num": "1", "group_name": "", "instance_count": "8"}
-    table = {"status": "completed", "group_count": "1", "deploy_mode": "lab"}
-    table |= {"group_list": [group | {"instance_list": instances}]}  # type: ignore[dict-item]
+    table: dict[str, Any] = {"status": "completed", "group_count": "1", "deploy_mode": "lab"}
+    table |= {"group_list": [group | {"instance_list": instances}]}
     path.write_text(json.dumps(table), encoding="utf-8")
     return path
 

@@ -286,6 +286,13 @@ def test_too_many_skipped_steps_in_a_row_end_it(precision: Any, allowed: int) ->
     )
 
 
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1), ("bf16", 1), ("fp16", 3)])
+def test_a_run_does_not_end_well_with_skipped_steps(precision: Any, allowed: int) -> None:
+    LossGuard(precision).judge(None, step=40, lr=0.02, in_a_row=allowed, last=True)
+    with pytest.raises(Diverged, match=f"^{allowed + 1} steps in a row .*, {allowed} are let pass"):
+        LossGuard(precision).judge(None, step=40, lr=0.02, in_a_row=allowed + 1, last=True)
+
+
 def test_a_restored_guard_remembers_the_losses() -> None:
     first, second = LossGuard("fp32"), LossGuard("fp32")
     judge_all(first, FALLING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models import Detector
+from suite.device import Device
 from suite.recipe_sections import Optimizer
 from suite.training.optim import Updater
 
@@ -33,6 +35,9 @@ class Line(nn.Module):
         return (self.weight * torch.tensor([1.0, 2.0, 2.0])).sum() * (step + 1) + self.bias.sum()
 
 
+cpu = Device("cpu", torch.device("cpu"), "fp32")
+
+
 def rate(step: int) -> float:
     return 0.1 / (step + 1)
 
@@ -44,9 +49,19 @@ def build(
     learning_rate: Callable[[int], float] = rate,
 ) -> tuple[Line, Updater]:
     line = Line()
-    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+    device = cpu if scaler is None else Scaling("cpu", torch.device("cpu"), "fp32", own=scaler)
     detector = cast(Detector, line)
-    return line, Updater(detector, section, learning_rate=learning_rate, scaler=scaler)
+    return line, Updater(detector, section, learning_rate=learning_rate, device=device)
+
+
+@dataclass(frozen=True)
+class Scaling(Device):
+    """A CPU that scales losses, as devices with fp16 do."""
+
+    own: torch.amp.GradScaler = field(kw_only=True)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        return self.own
 
 
 def scaling(start: float = 1024.0) -> torch.amp.GradScaler:
@@ -159,9 +174,8 @@ def test_a_state_of_another_memory_layout_is_restored_by_value() -> None:
         conv = nn.Conv2d(4, 2, 3, bias=False)
         nn.init.constant_(conv.weight, 1.0)
         conv.to(memory_format=layout)
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
         section = SECTIONS[1]
-        updater = Updater(cast(Detector, conv), section, learning_rate=rate, scaler=scaler)
+        updater = Updater(cast(Detector, conv), section, learning_rate=rate, device=cpu)
         return conv.weight, updater
 
     expected, uninterrupted = build_layered(torch.channels_last)

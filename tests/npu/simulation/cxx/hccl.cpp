@@ -115,23 +115,6 @@ class Hccl final : public c10d::Backend {
     return follow(gloo_->scatter(output_views, input_views, options), outputs);
   }
 
-  WorkPointer reduce_scatter(Tensors& outputs, TensorLists& inputs,
-                             const c10d::ReduceScatterOptions& options) override {
-    auto output_views = host_views(outputs);
-    auto input_views = host_views(inputs);
-    return follow(gloo_->reduce_scatter(output_views, input_views, options), outputs);
-  }
-
-  WorkPointer send(Tensors& tensors, int to, int tag) override {
-    auto views = host_views(tensors);
-    return follow(gloo_->send(views, to, tag), {});
-  }
-
-  WorkPointer recv(Tensors& tensors, int from, int tag) override {
-    auto views = host_views(tensors);
-    return follow(gloo_->recv(views, from, tag), tensors);
-  }
-
   WorkPointer barrier(const c10d::BarrierOptions& options) override {
     return follow(gloo_->barrier(options), {});
   }

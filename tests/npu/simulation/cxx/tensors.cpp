@@ -41,6 +41,9 @@ constexpr c10::DispatchKeySet kKeys(c10::DispatchKey::PrivateUse1);
 Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> dtype,
              std::optional<at::Layout> /*layout*/, std::optional<at::Device> device,
              std::optional<bool> /*pin_memory*/, std::optional<at::MemoryFormat> format) {
+  const auto layout = format.value_or(at::MemoryFormat::Contiguous);
+  TORCH_CHECK(layout == at::MemoryFormat::Contiguous || layout == at::MemoryFormat::Preserve,
+              "Only contiguous_format or preserve_format is supported.");
   const c10::DeviceGuard guard(c10::device_or_default(device));
   return at::detail::empty_generic(size, device_allocator(), kKeys, c10::dtype_or_default(dtype),
                                    format);

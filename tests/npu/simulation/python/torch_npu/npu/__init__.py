@@ -1,4 +1,6 @@
-"""The module `torch.npu`."""
+"""The module `torch.npu`, under the names of torch_npu; `simulation` is what only this one has."""
+
+# ruff: noqa: F401 - the names are there to be used from outside
 
 from types import SimpleNamespace
 
@@ -16,15 +18,6 @@ from torch_npu.npu.devices import (
     is_initialized,
     set_device,
 )
-from torch_npu.npu.memory import (
-    empty_cache,
-    max_memory_allocated,
-    max_memory_reserved,
-    mem_get_info,
-    memory_allocated,
-    memory_reserved,
-    reset_peak_memory_stats,
-)
 from torch_npu.npu.generators import (
     default_generators,
     get_rng_state,
@@ -36,6 +29,15 @@ from torch_npu.npu.generators import (
     seed_all,
     set_rng_state,
     set_rng_state_all,
+)
+from torch_npu.npu.memory import (
+    empty_cache,
+    max_memory_allocated,
+    max_memory_reserved,
+    mem_get_info,
+    memory_allocated,
+    memory_reserved,
+    reset_peak_memory_stats,
 )
 from torch_npu.npu.streams import (
     Event,

@@ -7,16 +7,12 @@ import torch
 from torch_npu.npu.devices import index_of
 
 
-class Stream(torch.Stream):
-    def __new__(cls, device=None, priority=0, **parts):
-        if not parts:  # a new one, rather than a name for one that exists
-            parts = {"device": torch.device("npu", index_of(device))}
-        return super().__new__(cls, priority=priority, **parts)
+def Stream(device=None, priority=0):  # noqa: N802 - its name in torch_npu
+    return torch.Stream(torch.device("npu", index_of(device)), priority=priority)
 
 
-class Event(torch.Event):
-    def __new__(cls, enable_timing=False, blocking=False, interprocess=False):
-        return super().__new__(cls, device="npu", enable_timing=enable_timing, blocking=blocking)
+def Event(enable_timing=False, blocking=False, interprocess=False):  # noqa: N802 - so is this
+    return torch.Event("npu", enable_timing=enable_timing, blocking=blocking)
 
 
 def synchronize(device=None):

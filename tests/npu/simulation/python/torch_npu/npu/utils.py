@@ -35,7 +35,8 @@ def get_npu_overflow_flag():
 def clear_npu_overflow_flag():
     if is_support_inf_nan():
         warnings.warn(
-            "When soc_version >= Ascend910B1, clear_npu_overflow_flag is useless, please remove it.",
+            "When soc_version >= Ascend910B1, clear_npu_overflow_flag is useless, please remove "
+            "it.",
             stacklevel=2,
         )
         return
