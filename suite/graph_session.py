@@ -73,13 +73,18 @@ def open_graph(
     return run
 
 
-def best_kind() -> Kind:
-    """Return the kind of device that "auto" stands for here: one that both sides can use."""
+def best_kind(*, strict: bool = False) -> Kind:
+    """Return the kind of device that "auto" stands for here: one that both sides can use.
+
+    Args:
+        strict: as in `build_device`.
+    """
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
     candidates: tuple[Kind, ...] = ("npu", "cuda")
-    usable = (k for k in candidates if PROVIDERS[k] in available and device_problem(k) is None)
+    provided = [kind for kind in candidates if PROVIDERS[kind] in available]
+    usable = (kind for kind in provided if device_problem(kind, strict=strict) is None)
     return next(usable, "cpu")
 
 

@@ -7,7 +7,7 @@ from suite.schedule import peak_learning_rate
 
 
 def place_recipe(
-    recipe: Recipe, *, device: str | None, devices: int | None
+    recipe: Recipe, *, device: str | None, devices: int | None, keep_batch: bool = False
 ) -> tuple[dict[str, str], list[str]]:
     """Return the overrides that move a recipe, and a sentence for each change.
 
@@ -18,10 +18,14 @@ def place_recipe(
     Args:
         device: the kind to run on; None: the recipe's.
         devices: how many; None: the recipe's.
+        keep_batch: whether the global batch is said elsewhere, and so is not changed here.
     """
     overrides: dict[str, str] = {}
     notes: list[str] = []
-    if devices is not None and devices != recipe.devices:
+    if devices is not None and devices != recipe.devices and keep_batch:
+        overrides["devices"] = str(devices)
+        notes.append(f"devices {recipe.devices} -> {devices}")
+    elif devices is not None and devices != recipe.devices:
         batch = recipe.global_batch // recipe.devices * devices
         overrides |= {"devices": str(devices), "global_batch": str(batch)}
         old = peak_learning_rate(recipe.schedule, global_batch=recipe.global_batch)

@@ -10,6 +10,8 @@ from pathlib import Path
 from suite.errors import InputError, UsageError
 from suite.locking import alone
 
+NUM_CHECKPOINTS_KEPT = 3
+
 
 def create_run_folder(output: Path, name: str) -> Path:
     """Create and return the next free `output/<name>-<n>`.

@@ -62,16 +62,21 @@ class LoadedDetect:
     subject: dict[str, Any]
 
 
-def build_model_device(model: Path, kind: str, precision: str = "fp32") -> Device:
+def build_model_device(
+    model: Path, kind: str, precision: str = "fp32", *, index: int = 0, strict: bool = False
+) -> Device:
     """Choose the device a model file runs on; "auto" is the best its own runtime can use.
+
+    Args:
+        precision, index, strict: as in `build_device`.
 
     Raises:
         MissingEnvironment: as `build_device`.
         UsageError: the device cannot compute in this precision.
     """
     if kind == "auto" and model.suffix == ".onnx":
-        kind = best_kind()
-    return build_device(kind, precision)  # type: ignore[arg-type]  # checked by click
+        kind = best_kind(strict=strict)
+    return build_device(kind, precision, index=index, strict=strict)  # type: ignore[arg-type]  # checked by click
 
 
 def load_detect(

@@ -48,6 +48,7 @@ class InferenceRequest:
         device: cpu, cuda, npu or auto.
         precision: of a checkpoint's network, None for fp32; a graph has its own.
         threads: CPU threads of ONNX Runtime, None for its choice; for graphs only.
+        strict_device: see `build_device`.
     """
 
     images: Sequence[Path] = ()
@@ -57,6 +58,7 @@ class InferenceRequest:
     device: str = "auto"
     precision: str | None = None
     threads: int | None = None
+    strict_device: bool = True
 
 
 def bench_infer(model: Path, request: InferenceRequest) -> Record:
@@ -68,7 +70,9 @@ def bench_infer(model: Path, request: InferenceRequest) -> Record:
         UsageError: precision or threads are asked for where they have no effect.
     """
     _require_effect(model, request)
-    device = build_model_device(model, request.device, request.precision or "fp32")
+    device = build_model_device(
+        model, request.device, request.precision or "fp32", strict=request.strict_device
+    )
     loaded = load_detect(model, device=device, threads=request.threads)
     with tempfile.TemporaryDirectory() as scratch:
         samples = _photo_samples(request.images) or _generated_samples(Path(scratch))

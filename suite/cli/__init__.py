@@ -30,6 +30,7 @@ from suite.cli import (
     run_verbs,
     weights_verbs,
 )
+from suite.cli.flags import is_speaking
 from suite.cli.seed_flags import rewrite_seed_flags
 from suite.errors import SuiteError
 from suite.launch.heartbeat import LAUNCHED
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with _ending_at_sigterm():
             words, notes = rewrite_seed_flags(words)
-            for note in notes if os.environ.get("RANK", "0") == "0" else ():
+            for note in notes if is_speaking() else ():
                 click.echo(note, err=True)
             cli.main(words, obj=words, prog_name="suite", standalone_mode=False)
     except click.ClickException as error:

@@ -40,6 +40,7 @@ def bench() -> None:
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]),
               help="Of a checkpoint, fp32 by default; a graph has its own.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a graph's runtime.")
+@BENCH_STRICT_DEVICE
 @click.option("--output", type=FILE, default=Path("runs"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the record.")
 def bench_infer(

@@ -62,6 +62,9 @@ BENCH_STRICT_DEVICE = click.option(
     "--strict-device/--no-strict-device", default=True, show_default=True, help=_STRICT_HELP
 )
 
+# Of torch, Slurm, Open MPI, and MPICH and its kin.
+_RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+
 _WHERE = ("data", "device", "devices", "device_ids", "assignments", "cache")
 
 
@@ -89,33 +92,44 @@ def load_recipe_with(
     written = load_recipe(recipe)
     if device_ids is not None:
         devices = _choose_devices(device_ids, device or written.device, devices)
-    overrides, notes = place_recipe(written, device=device, devices=devices)
+    assigned = parse_overrides(assignments)
+    overrides, notes = place_recipe(
+        written, device=device, devices=devices, keep_batch="global_batch" in assigned
+    )
     if data is not None:
         overrides["data.root"] = data
     if cache is not None:
         overrides["data.cache"] = cache
-    if LAUNCHED not in os.environ:  # whoever started this rank has said so
+    if is_speaking():
         for note in notes:
             click.echo(note, err=True)
-    return load_recipe(recipe, overrides | parse_overrides(assignments)), notes
+    return load_recipe(recipe, overrides | assigned), notes
 
 
 def _choose_devices(device_ids: str, kind: str, devices: int | None) -> int:
     """Let this process and those it starts see these devices only; return how many they are."""
     from suite.device import visible_variable
 
-    ids = device_ids.split(",")
-    if not all(number.isdecimal() for number in ids) or len(set(ids)) != len(ids):
+    if not re.fullmatch(r"\d{1,3}(,\d{1,3})*", device_ids):
         raise click.UsageError(f"--device-ids {device_ids}: expected numbers, such as 0,1")
-    if devices is not None and devices != len(ids):
-        raise click.UsageError(f"--device-ids {device_ids}: these are {len(ids)}, not {devices}")
+    ids = [int(number) for number in device_ids.split(",")]
+    if ids != sorted(set(ids)):  # torch_npu would see none of them
+        raise click.UsageError(f"--device-ids {device_ids}: they have to rise, such as 0,1")
+    if devices is not None and devices % len(ids):
+        raise click.UsageError(f"--device-ids {device_ids}: {len(ids)} a machine are not {devices}")
     kinds: tuple[Literal["cuda", "npu"], ...] = ("cuda", "npu")
     chosen = [k for k in kinds if kind in (k, "auto")]
     if not chosen:
         raise click.UsageError(f"--device-ids {device_ids}: device {kind} has no numbers")
     for vendor in chosen:
         os.environ[visible_variable(vendor) or ""] = device_ids
-    return len(ids)
+    return devices or len(ids)
+
+
+def is_speaking() -> bool:
+    """Whether this process is the one of its run that speaks, as far as its starter tells."""
+    numbers = (os.environ.get(name, "0") for name in _RANK_VARIABLES)
+    return LAUNCHED not in os.environ and all(number in ("0", "") for number in numbers)
 
 
 def print_json(schema: str, **content: Any) -> None:

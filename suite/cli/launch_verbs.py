@@ -116,7 +116,7 @@ def _start(plan: LaunchPlan, placement: Placement) -> None:
     node = build_node(plan, node_rank)
     environment = rank_environment(plan, node_rank, environ=os.environ)
     if "RANK_TABLE_FILE" in environment and plan.rank_table is not None:
-        prepare_rank_table(plan.rank_table[1], table_path(plan, node_rank))
+        prepare_rank_table(*plan.rank_table, table_path(plan, node_rank))
     _name_others(plan, node_rank)
     start_ranks(node, placement, ["train", *plan.training.arguments], environment=environment)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,8 +18,11 @@ from suite.cli.flags import (
     print_json,
     recipe_flags,
 )
-from suite.cli.ranks import RESTARTS, on_devices, placement_of
+from suite.cli.ranks import RESTARTS, Placement, on_devices, placement_of
 from suite.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from suite.launch.worker import Worker
 
 _SEED_FLAGS = "The flags of the Ascend ModelZoo's scripts work too: see recipes/FROM_MODELZOO.md."
 
@@ -51,7 +54,6 @@ def train(
     **request: Any,
 ) -> None:
     """Train a detector by RECIPE, a file or a shipped name; prints the run folder."""
-    from suite.launch.worker import Worker
     from suite.records import load_record
 
     loaded, notes, request = load_request(recipe, request)
@@ -82,6 +84,9 @@ def train(
 @click.option("--recipe", help="Whose val split to use; by default the model's own.")
 @click.option("--data", metavar="DIR", help="Override where the data is (data.root).")
 @click.option("--device", type=DEVICES, default="auto", show_default=True)
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True,
+              help="How many of them share the images.")  # fmt: skip
+@STRICT_DEVICE
 @click.option(
     "--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images a call."
 )
@@ -96,16 +101,28 @@ def eval_(
     recipe: str | None,
     results: Path | None,
     annotations: Path | None,
+    devices: int,
     as_json: bool,
     **request: Any,
 ) -> None:
     """Judge MODEL (.pth or .onnx), or saved results, by COCO's twelve numbers."""
     if results is not None and annotations is not None and model is None:
         evaluation, folder = _judge_results(results, annotations, request["output"])
-    elif model is not None and results is None and annotations is None:
-        evaluation, folder = _judge_model(model, recipe, request)
-    else:
+        _show_evaluation(evaluation, folder, as_json)
+        return
+    if model is None or results is not None or annotations is not None:
         raise click.UsageError("give either MODEL, or --results together with --annotations")
+
+    def run(worker: Worker) -> None:
+        evaluation, folder = _judge_model(model, recipe, request | {"worker": worker})
+        if worker.rank == 0:
+            _show_evaluation(evaluation, folder, as_json)
+
+    place = Placement(device=request["device"], num_devices=devices, output=request["output"])
+    on_devices(place, run)
+
+
+def _show_evaluation(evaluation: Any, folder: Path, as_json: bool) -> None:
     if as_json:
         figures = evaluation.numbers() | {"per_class_ap": evaluation.per_class_ap}
         print_json("suite.eval/1", folder=str(folder), **figures)

@@ -32,15 +32,15 @@ class Placement:
 
     Attributes:
         num_devices: on all machines; one process each.
-        data: a folder without which no process needs to be started.
+        data: a folder without which no process needs to be started, None where there is none.
         output: whose folder `launches` gets the logs of the processes.
         join_timeout_s, step_timeout_s: how long they wait for each other.
     """
 
     device: Literal["auto", "cpu", "cuda", "npu"]
     num_devices: int
-    data: Path
     output: Path
+    data: Path | None = None
     restarts: int = 0
     join_timeout_s: float = 300.0
     step_timeout_s: float = 600.0
@@ -97,7 +97,7 @@ def start_ranks(
 
     num_processes = placement.num_devices // node.num_nodes
     _require_devices(placement, num_processes)
-    if not placement.data.is_dir():
+    if placement.data is not None and not placement.data.is_dir():
         raise InputError(f"{placement.data}: no such folder; say where the data is with --data DIR")
     start = Start(
         command=[sys.executable, "-m", "suite", *arguments],

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from suite.doctor.checks import GIB
 from suite.recipe import Recipe
+from suite.run_folder import NUM_CHECKPOINTS_KEPT
 from suite.sizing import build_sizing
 
-# As in suite.training: kept ones, and the one being written.
-NUM_CHECKPOINTS = 3 + 1
+NUM_CHECKPOINTS = NUM_CHECKPOINTS_KEPT + 1  # the one being written
 
 _FLOAT32 = 4
 # RetinaNet-R50, the largest detector of the shipped recipes: parameters and buffers, momentum.

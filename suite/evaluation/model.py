@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from suite import __version__
 from suite.checkpoint import load_checkpoint, recipe_of_checkpoint
 from suite.data import build_workers, check_classes, load_split
 from suite.data.sample import Dataset
+from suite.device import Device
 from suite.errors import UsageError
 from suite.evaluation import evaluate
 from suite.evaluation.coco import Evaluation, evaluate_coco
 from suite.evaluation.coco_files import load_ground_truth, load_results, write_results
 from suite.files import file_sha256
+from suite.launch.ranks import Patience, Ranks, join
+from suite.launch.worker import Worker
 from suite.progress import Progress
 from suite.recipe import Recipe, list_shipped_recipes, load_recipe, recipe_digest
 from suite.recipe_sections import Data
@@ -34,6 +39,8 @@ class EvaluationRequest:
         batch: images a call.
         as_published: postprocess a checkpoint exactly as the published code does.
         output: where the folder with results and record is made.
+        strict_device: see `build_device`.
+        worker: which of the ranks that share the images this process is; None: the only one.
     """
 
     recipe: Recipe | None = None
@@ -42,20 +49,38 @@ class EvaluationRequest:
     batch: int = 8
     as_published: bool = False
     output: Path = Path("runs")
+    strict_device: bool = False
+    worker: Worker | None = None
 
 
-def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation, Path]:
+def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation, Path | None]:
     """Evaluate a model; return the figures and the folder of results and record.
+
+    Only the main rank makes a folder; the others return None for it.
 
     Raises:
         InputError: the model or an image is unusable.
         UsageError: the model's classes are not those of the data, or no recipe is known.
+        RankLost: another rank went or no longer answers.
     """
+    index = 0 if request.worker is None else request.worker.local_rank
+    device = build_model_device(model, request.device, index=index, strict=request.strict_device)
+    loaded = load_detect(model, device=device, as_published=request.as_published)
+    digests = {key: str(value)[:12] for key, value in loaded.subject.items() if "sha256" in key}
+    facts = {**digests, "suite": __version__}
+    with join(
+        request.worker, backend=device.collective_backend, facts=facts, patience=Patience()
+    ) as ranks:
+        return _evaluate_on(model, request, device=device, loaded=loaded, ranks=ranks)
+
+
+def _evaluate_on(
+    model: Path, request: EvaluationRequest, *, device: Device, loaded: LoadedDetect, ranks: Ranks
+) -> tuple[Evaluation, Path | None]:
     recipe = request.recipe or find_recipe_of(model)
     section = recipe.data if request.data is None else replace(recipe.data, root=request.data)
-    device = build_model_device(model, request.device)
-    loaded = load_detect(model, device=device, as_published=request.as_published)
     dataset = load_split(section, "val")
+    ranks.require_equal({"data": dataset.digest[:12]})
     _require_same_classes(loaded, dataset, model)
     progress = Progress(len(dataset.samples), label="evaluate")
     evaluation, results = evaluate(
@@ -64,9 +89,12 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
         sizing=loaded.sizing,
         batch_size=request.batch,
         workers=build_workers(section),
-        progress=progress.update,
+        progress=partial(_advance, progress, ranks),
+        ranks=ranks,
     )
     progress.close()
+    if not ranks.is_main:
+        return evaluation, None
     folder = create_run_folder(request.output, f"eval-{model.stem}")
     write_results(results, folder / RESULTS_PATH)
     record = build_record(
@@ -79,7 +107,7 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
             "runtime": loaded.runtime,
             "batch": request.batch,
             "postprocess": "published" if request.as_published else "exported",
-            "devices": 1,
+            "devices": ranks.num_ranks,
             "image_hw": list(loaded.sizing.nominal_hw),
             "val_images": len(dataset.samples),
             **_describe_training(loaded, recipe),
@@ -87,6 +115,11 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
     )
     write_record(record, folder / "record.json")
     return evaluation, folder
+
+
+def _advance(progress: Progress, ranks: Ranks, done: int) -> None:
+    progress.update(done)
+    ranks.mark(0)
 
 
 def evaluate_results(results: Path, annotations: Path, *, output: Path) -> tuple[Evaluation, Path]:

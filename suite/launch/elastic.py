@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from suite.errors import MissingEnvironment, RankLost, Stopped, SuiteError
+from suite.errors import MissingEnvironment, RankLost, Stopped, SuiteError, UsageError
 from suite.launch.failure import (
     Failure,
     describe,
@@ -67,12 +67,13 @@ def run_node(node: Node, start: Start) -> None:
 
     Raises:
         SuiteError: the first failure of a rank, with its exit code; 6 where a rank was lost.
-        MissingEnvironment: the machines do not find each other.
+        MissingEnvironment: the machines do not find each other, or no process can be started.
+        UsageError: the logs cannot be written where they should.
         Stopped: a signal came; the ranks were told and have saved.
     """
-    config = _build_config(node, start)
-    assert config.logs_specs is not None
-    log_folder = Path(config.logs_specs.root_log_dir)
+    run_id = node.run_id or secrets.token_hex(4)
+    log_folder = _make_log_folder(start, f"{run_id}-node{node.node_rank}-{secrets.token_hex(2)}")
+    config = _build_config(node, start, run_id=run_id, log_folder=log_folder)
     with (
         _environment(start),
         _quiet_elastic(),
@@ -87,12 +88,26 @@ def run_node(node: Node, start: Start) -> None:
             raise _stopped(error, log_folder) from None
         except DistError as error:
             raise _unreachable(node, start, error) from error
+        except OSError as error:
+            raise MissingEnvironment(
+                f"the ranks cannot be started ({error.strerror}: {error.filename}); "
+                "`suite doctor` looks at room and limits"
+            ) from error
 
 
-def _build_config(node: Node, start: Start) -> LaunchConfig:
-    run_id = node.run_id or secrets.token_hex(4)
+def _make_log_folder(start: Start, name: str) -> Path:
+    folder = start.log_folder / name
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be made ({error.strerror}); name another --output"
+        ) from error
+    return folder
+
+
+def _build_config(node: Node, start: Start, *, run_id: str, log_folder: Path) -> LaunchConfig:
     single = node.num_nodes == 1
-    log_folder = start.log_folder / f"{run_id}-node{node.node_rank}-{secrets.token_hex(2)}"
     others = dict.fromkeys(range(1, start.num_processes), Std.ALL)
     settings: dict[str, Any] = {"timeout": int(start.patience.join_s)}
     if not single:

@@ -3,8 +3,8 @@
     SUITE_FAULT=kill9@rank1:step7,nan@rank0:step9
 
 The kinds: kill9, stop (SIGSTOP), term (SIGTERM), raise, exit0, hang, oom; and nan, inf, spike,
-which change the loss. `rank*` means all, `step7-9` three of them. Where the variable is unset
-nothing of this is in a step's way.
+which change the loss. `rank*` means all, `step7-9` three of them. Ranks that were started again
+after one was lost have none. Where the variable is unset nothing of this is in a step's way.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def faults_of_rank(rank: int, environ: Mapping[str, str] = os.environ) -> list[F
     Raises:
         UsageError: SUITE_FAULT cannot be read.
     """
+    if environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        return []
     faults = []
     for text in filter(None, environ.get(VARIABLE, "").split(",")):
         found = _FAULT.fullmatch(text)

@@ -9,88 +9,31 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from torch.distributed import DistError, PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import DistError, PrefixStore  # type: ignore[attr-defined]
 
 from suite.errors import MissingEnvironment, UsageError
 from suite.launch.heartbeat import ERROR_FILE
-from suite.launch.ports import describe_holder
+from suite.launch.store import OTHER_PORT
 from suite.launch.worker import Worker
 
 _POLL_S: Final = 0.1
 _READ_S: Final = 5.0  # for the others to read why the run ends, before the store goes
 _MOST_NAMED: Final = 16
 _MAIN: Final = "rank/0"
-_OTHER_PORT: Final = "two runs use one port; give one of them another"
+_TWO_RUNS: Final = f"two runs use one port; {OTHER_PORT}"
 _ONE_BY_HAND: Final = (
     ". If they are one, started by hand in several places, give all the same TORCHELASTIC_RUN_ID"
 )
 
 Said = dict[str, Any]
-
-
-def open_store(worker: Worker, *, timeout_s: float) -> Any:
-    """Open the store that the ranks of a run meet at; the main rank serves it, or its launcher.
-
-    Raises:
-        MissingEnvironment: it cannot be reached in time, or the port is taken.
-    """
-    # torch's own name for a launcher that keeps the store for its ranks, over restarts.
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    serves = worker.rank == 0 and not served
-    opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def connect() -> None:
-        try:
-            store = TCPStore(
-                worker.master_addr,
-                worker.master_port,
-                world_size=worker.num_ranks,
-                is_master=serves,
-                timeout=timedelta(seconds=timeout_s + 1),
-                wait_for_workers=False,
-            )
-            opened.put(store)
-        except DistError as error:
-            opened.put(error)
-
-    # By itself it takes up to three times as long for a name that nobody knows, and never ends
-    # where a program listens that is no store and says nothing.
-    threading.Thread(target=connect, daemon=True).start()
-    answer: Any = None
-    with suppress(queue.Empty):
-        answer = opened.get(timeout=timeout_s)
-    if answer is None or isinstance(answer, DistError):
-        raise _unreachable(worker, serves, str(answer), timeout_s) from answer
-    return answer
-
-
-def _unreachable(worker: Worker, serves: bool, reason: str, timeout_s: float) -> MissingEnvironment:
-    place = f"{worker.master_addr}:{worker.master_port}"
-    if serves and "EADDRINUSE" in reason:
-        return MissingEnvironment(
-            f"port {worker.master_port} is taken{describe_holder(worker.master_port)}; "
-            "give the run another one (MASTER_PORT, or --master HOST:PORT)"
-        )
-    if serves:
-        return MissingEnvironment(
-            f"rank 0 listens at port {worker.master_port} but cannot reach itself at {place} "
-            f"within {timeout_s:g} s; is {worker.master_addr} this machine?"
-        )
-    return MissingEnvironment(
-        f"rank {worker.rank} cannot reach the main rank at {place} within {timeout_s:g} s; "
-        "is it running there, is the name right and the port open?"
-    )
 
 
 def shake_hands(
@@ -205,7 +148,7 @@ def _judge(store: Any, came: dict[int, Said], num_ranks: int) -> dict[str, str]:
     strangers = _find_strangers(came)
     if strangers is None and store.check(["contested"]):
         rank = int(store.get("contested"))
-        strangers = f"rank {rank} came twice, once as {_describe(came[rank])}: {_OTHER_PORT}"
+        strangers = f"rank {rank} came twice, once as {_describe(came[rank])}: {_TWO_RUNS}"
     if strangers:
         return {"kind": "environment", "message": strangers}
     differences = find_differences([came[rank]["facts"] for rank in range(num_ranks)])
@@ -223,7 +166,7 @@ def _find_strangers(came: dict[int, Said]) -> str | None:
             told = "" if said["run"] else _ONE_BY_HAND
             return (
                 f"rank {rank} ({_describe(said)}) is of another run than rank {first} "
-                f"({_describe(came[first])}): {_OTHER_PORT}{told}"
+                f"({_describe(came[first])}): {_TWO_RUNS}{told}"
             )
     return None
 
@@ -233,7 +176,7 @@ def _require_own_run(main: Said, worker: Worker, mine: Said) -> None:
     if main["run"] != mine["run"]:
         raise MissingEnvironment(
             f"at {place} is run {main['run']!r} ({_describe(main)}), and rank {worker.rank} is of "
-            f"run {mine['run']!r}: {_OTHER_PORT}"
+            f"run {mine['run']!r}: {_TWO_RUNS}"
         )
     if worker.rank >= main["num_ranks"]:
         raise UsageError(

@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from suite.errors import UsageError
+from suite.errors import InputError, UsageError
+from suite.files import write_text
 from suite.launch.plan import LaunchPlan
 from suite.launch.rank_table import RankTable, find_own_server, write_rank_table
 from suite.launch.worker import LOOPBACK, Node
@@ -86,15 +87,23 @@ def rank_environment(
     return added
 
 
-def prepare_rank_table(table: RankTable, path: Path) -> None:
-    """Write a rank table where HCCL reads it, in a format that it knows.
+def prepare_rank_table(source: Path, table: RankTable, path: Path) -> None:
+    """Put a rank table where HCCL reads it, in a format that it knows.
 
     It refuses links, which a mounted table often is, and newer releases know template 2 no more.
+    Other tables are copied with all that is in them.
 
     Raises:
         InputError: the place cannot be written.
     """
-    write_rank_table(table, "1.0" if table.version == "template2" else table.version, path)
+    if table.version == "template2":
+        write_rank_table(table, "1.0", path)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, source.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def table_path(plan: LaunchPlan, node_rank: int) -> Path:

@@ -1,13 +1,17 @@
-"""Who has a port of this machine."""
+"""Who has a port of this machine, and whether anybody listens at one of another."""
 
 from __future__ import annotations
 
 import os
+import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _LISTENING: Final = "0A"  # include/net/tcp_states.h
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_KNOCK_S: Final = 0.25
 
 
 def describe_holder(port: int) -> str:
@@ -28,17 +32,40 @@ def find_holder(port: int) -> int | None:
     if not sockets:
         return None
     for folder in Path("/proc").glob("[0-9]*/fd"):
-        try:
-            if any(str(link.readlink()) in sockets for link in folder.iterdir()):
-                return int(folder.parent.name)
-        except OSError:  # another user's, or gone meanwhile
-            continue
+        if not sockets.isdisjoint(_links(folder)):
+            return int(folder.parent.name)
     return None
 
 
 def is_free(port: int) -> bool:
     """Whether nobody on this machine listens at a port."""
     return not _listening_inodes(port)
+
+
+def await_listener(addr: str, port: int, *, timeout_s: float) -> bool:
+    """Return True as soon as somebody listens at a port; False where nobody does in time.
+
+    Until then the name may be unknown and the machine be off. A name server that does not answer
+    adds what the system waits for it.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = deadline - time.monotonic()
+        with suppress(OSError), socket.create_connection((addr, port), timeout=max(left, 0.1)):
+            return True
+        if left < _KNOCK_S:
+            return False
+        time.sleep(_KNOCK_S)
+
+
+def _links(folder: Path) -> set[str]:
+    """Return what the open files of a process are; those of another user's cannot be seen."""
+    links = set()
+    with suppress(OSError):
+        for link in folder.iterdir():
+            with suppress(OSError):  # closed meanwhile
+                links.add(str(link.readlink()))
+    return links
 
 
 def _listening_inodes(port: int) -> set[str]:

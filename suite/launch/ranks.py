@@ -28,10 +28,10 @@ from suite.errors import RankLost, SuiteError, UsageError
 from suite.launch.handshake import (
     describe_differences,
     find_differences,
-    open_store,
     shake_hands,
 )
 from suite.launch.heartbeat import LAUNCHED, Heart
+from suite.launch.store import open_store
 from suite.launch.worker import Worker
 
 # What gloo, NCCL, HCCL and torch's stores say when a peer is gone or does not answer.

@@ -16,13 +16,13 @@ from suite.events import DIVERGENCE_REMEDY, Events
 from suite.files import file_sha256
 from suite.recipe import recipe_to_dict, write_recipe
 from suite.records import build_record, write_record
+from suite.run_folder import NUM_CHECKPOINTS_KEPT
 from suite.runtime import postprocess_parameters, torch_detect
 from suite.training.bad_samples import BadSamples
 from suite.training.guard import LossGuard
 from suite.training.job import Job, describe_conditions, describe_subject
 from suite.training.optim import Updater
 
-_KEEP_CHECKPOINTS = 3
 _EVALUATION_BATCH = 16
 
 
@@ -89,7 +89,7 @@ def save_checkpoint(run: Run) -> None:
     state["bad_samples"] = run.bad_samples.state()
     checkpoints = run.folder / "checkpoints"
     write_checkpoint(state, checkpoint_path(checkpoints, state["step"]))
-    delete_old_checkpoints(checkpoints, keep=_KEEP_CHECKPOINTS)
+    delete_old_checkpoints(checkpoints, keep=NUM_CHECKPOINTS_KEPT)
 
 
 def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:

@@ -24,13 +24,14 @@ SIMULATION = Path(__file__).parent / "simulation"
 _SOURCES = SIMULATION / "cxx"
 _TORCH = Path(torch.__file__).parent
 
+_COMPILER = "g++"
 _COMPILE = ("-std=c++20", "-O1", "-fPIC", "-w")
 _LIBRARIES = ("torch", "torch_cpu", "torch_python", "c10")
 
 
 def missing_tool() -> str | None:
     """Say why nothing can be compiled here; None where it can."""
-    if _compiler() is None:
+    if shutil.which(_COMPILER) is None:
         return "no C++ compiler (g++), which the simulated NPU is built with"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return "no Python.h, which the simulated NPU is built with"
@@ -45,7 +46,10 @@ def build_simulation() -> list[Path]:
     """
     folder = cache_folder("simulated_npu") / _key()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone(folder.with_suffix(".lock"), say=lambda sentence: print(sentence, file=sys.stderr)):
+    with alone(
+        folder.with_name(f"{folder.name}.lock"),
+        say=lambda sentence: print(sentence, file=sys.stderr),
+    ):
         if not folder.is_dir():
             with completing(folder) as temporary:
                 _compile(temporary)
@@ -77,12 +81,6 @@ def _compile_one(source: Path, target: Path) -> None:
 
 
 def _run(*arguments: str | Path) -> None:
-    compiler = _compiler()
-    assert compiler is not None, missing_tool()
-    finished = subprocess.run([compiler, *arguments], capture_output=True, text=True)
+    finished = subprocess.run([_COMPILER, *arguments], capture_output=True, text=True)
     if finished.returncode != 0:
         raise RuntimeError(f"the simulated NPU does not compile:\n{finished.stderr}")
-
-
-def _compiler() -> str | None:
-    return shutil.which(os.environ.get("CXX", "g++"))

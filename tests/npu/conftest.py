@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from suite.locking import alone
 from tests.npu.build import build_simulation, missing_tool
 
 Start = Callable[..., subprocess.Popen[str]]
+Once = Callable[[str, Callable[[], Any]], Any]
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +65,34 @@ def run_python(start_python: Start) -> Callable[..., subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="session")
-def observe(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
-    """Run a program of `tests/npu/programs` and load the JSON that it prints."""
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Compute something once for all processes of this pytest run; it goes through JSON."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the workers share
 
-    def load(program: str, *arguments: str | Path, **variables: str) -> Any:
-        finished = run_python("-m", f"tests.npu.programs.{program}", *arguments, **variables)
-        assert finished.returncode == 0, finished.stderr
-        return json.loads(finished.stdout)
+    def share(name: str, compute: Callable[[], Any]) -> Any:
+        path = folder / f"{name}.json"
+        with alone(folder / f"{name}.lock", say=print):
+            if not path.exists():
+                path.write_text(json.dumps(compute()))
+        return json.loads(path.read_text())
+
+    return share
+
+
+@pytest.fixture(scope="session")
+def observe(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], once: Once
+) -> Callable[..., Any]:
+    """Return what a program of `tests/npu/programs` prints as JSON; it runs once."""
+
+    def load(program: str, *arguments: str, **variables: str) -> Any:
+        def run() -> Any:
+            finished = run_python("-m", f"tests.npu.programs.{program}", *arguments, **variables)
+            assert finished.returncode == 0, finished.stderr
+            return json.loads(finished.stdout)
+
+        return once("-".join([program, *arguments, *variables]), run)
 
     return load

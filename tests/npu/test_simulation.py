@@ -1,4 +1,9 @@
-"""The simulated NPU itself: what tests on it can and cannot show is in its package's docstring."""
+"""The simulated NPU itself: that it refuses what a device refuses and computes what the CPU does.
+
+Tests on it show that devices, precisions, checkpoints and process groups are plumbed correctly.
+They show nothing of the hardware, its operators, accuracy and speed, of the real HCCL, or of
+missing synchronisation: see the docstring of the simulated torch_npu.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +60,8 @@ def tensors(observe: Callable[..., Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def training(observe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return observe("training", tmp_path_factory.mktemp("training"))
+def training(observe: Callable[..., Any]) -> Any:
+    return observe("training")
 
 
 def test_copies_between_devices_keep_every_value(tensors: dict[str, Any]) -> None:
@@ -191,23 +196,28 @@ def test_flag_of_the_first_910_makes_the_scaler_skip_a_step(run_python: Callable
 
 @pytest.fixture(scope="module")
 def ranks(
-    start_python: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    start_python: Callable[..., Any],
+    once: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, list[Any]]:
     """What both ranks saw with each backend."""
-    folder = tmp_path_factory.mktemp("rendezvous")
-    started = {
-        kind: [
+
+    def observe_all() -> dict[str, list[Any]]:
+        folder = tmp_path_factory.mktemp("rendezvous")
+        started = [
             start_python("-m", "tests.npu.programs.ranks", kind, rank, folder / kind)
+            for kind in ("cpu", "npu")
             for rank in "01"
         ]
-        for kind in ("cpu", "npu")
-    }
-    observed: dict[str, list[Any]] = {}
-    for process in started["cpu"] + started["npu"]:
-        stdout, stderr = process.communicate()
-        assert process.returncode == 0, stderr
-        for backend, facts in json.loads(stdout).items():
-            observed.setdefault(backend, []).append(facts)
+        observed: dict[str, list[Any]] = {}
+        for process in started:
+            stdout, stderr = process.communicate()
+            assert process.returncode == 0, stderr
+            for backend, facts in json.loads(stdout).items():
+                observed.setdefault(backend, []).append(facts)
+        return observed
+
+    observed: dict[str, list[Any]] = once("ranks", observe_all)
     return observed
 
 

@@ -36,7 +36,7 @@ def test_help_texts(run_suite: Run, golden: Callable[[str, str], None]) -> None:
 def test_every_verb_of_the_road_is_there() -> None:
     assert set(cli.commands) == {
         "train", "eval", "export", "verify", "predict", "bench", "data", "recipes", "report",
-        "doctor", "demo", "completion", "weights",
+        "doctor", "demo", "completion", "weights", "launch", "rank-table", "resume-check",
     }  # fmt: skip
 
 

@@ -177,7 +177,7 @@ def test_nothing_detects_nothing_in_the_same_form(images: Images) -> None:
 @pytest.fixture
 def torch_has_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine with a GPU that torch can use."""
-    monkeypatch.setattr("suite.device._cuda_problem", lambda: None)
+    monkeypatch.setattr("suite.device.cuda_problem", lambda: None)
     monkeypatch.setattr("suite.device._select", lambda kind, index: torch.device(kind, index))
 
 
@@ -194,7 +194,7 @@ def test_auto_is_what_the_models_own_runtime_can_use(
 
 
 def test_auto_is_the_cpu_where_torch_has_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("suite.device._cuda_problem", lambda: "device cuda: no driver")
+    monkeypatch.setattr("suite.device.cuda_problem", lambda: "device cuda: no driver")
     monkeypatch.setattr(
         onnxruntime,
         "get_available_providers",

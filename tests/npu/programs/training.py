@@ -1,7 +1,7 @@
 """The same small network trained on the CPU and on the simulated NPU, as JSON."""
 
 import json
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def observe(folder: Path) -> dict[str, Any]:
+def observe() -> dict[str, Any]:
     trained = {name: [train("cpu", name)[1], train("npu", name)[1]] for name in DTYPES}
     network, _ = train("npu:1", "fp32")
     return {
@@ -21,7 +21,7 @@ def observe(folder: Path) -> dict[str, Any]:
         "autocast": autocast_dtypes(network),
         "devices": sorted({str(value.device) for value in network.state_dict().values()}),
         "skipped": overflowing_step(),
-        "restored": store_and_load(network, folder / "weights.pth"),
+        "restored": store_and_load(network),
     }
 
 
@@ -81,15 +81,17 @@ def overflowing_step() -> dict[str, Any]:
     return {"weight": weight.item(), "scale": scaler.get_scale()}
 
 
-def store_and_load(network: nn.Module, path: Path) -> dict[str, str]:
-    torch.save(network.state_dict(), path)
+def store_and_load(network: nn.Module) -> dict[str, str]:
     expected = network.state_dict()["0.weight"].cpu()
     loaded = {}
-    for place in (None, "cpu", "npu:0"):
-        weight = torch.load(path, map_location=place, weights_only=True)["0.weight"]
-        loaded[str(place)] = str(weight.device)
-        assert torch.equal(weight.cpu(), expected)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save(network.state_dict(), path)
+        for place in (None, "cpu", "npu:0"):
+            weight = torch.load(path, map_location=place, weights_only=True)["0.weight"]
+            assert torch.equal(weight.cpu(), expected)
+            loaded[str(place)] = str(weight.device)
     return loaded
 
 
-print(json.dumps(observe(Path(sys.argv[1]))))
+print(json.dumps(observe()))

@@ -45,7 +45,7 @@ def test_scarce_disk_is_measured_in_checkpoints(
 
 
 def test_checkpoints_are_counted_as_training_keeps_them() -> None:
-    assert NUM_CHECKPOINTS == outcome._KEEP_CHECKPOINTS + 1
+    assert NUM_CHECKPOINTS == 4
 
 
 @pytest.mark.parametrize("ema", ["null", "0.99"])

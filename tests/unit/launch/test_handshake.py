@@ -17,7 +17,8 @@ import pytest
 from torch.distributed import TCPStore
 
 from suite.errors import MissingEnvironment, SuiteError, UsageError
-from suite.launch.handshake import find_differences, open_store, shake_hands
+from suite.launch.handshake import find_differences, shake_hands
+from suite.launch.store import open_store
 from suite.launch.worker import Worker
 
 FACTS = {"recipe": "demo (0123)", "suite": "0.1", "torch": "2.13"}
@@ -270,8 +271,8 @@ def test_a_port_with_something_else_is_given_up_within_the_time() -> None:
         silent.listen()
         worker = replace(comer(1).worker, master_port=silent.getsockname()[1])
         error, seconds = refuse(worker, 1)
-    assert "rank 1 cannot reach the main rank" in str(error)
-    assert seconds < 2
+    assert "does not answer rank 1 as the main rank would; is it another program?" in str(error)
+    assert seconds < 2.5
 
 
 def test_a_taken_port_is_told_with_its_process() -> None:
@@ -281,15 +282,16 @@ def test_a_taken_port_is_told_with_its_process() -> None:
         port = taken.getsockname()[1]
         error, seconds = refuse(replace(comer(0).worker, master_port=port), 5)
     assert f"port {port} is taken by process {os.getpid()} (" in str(error)
-    assert "give the run another one" in str(error)
+    assert "give the run another port" in str(error)
     assert seconds < 2
 
 
-def test_a_main_rank_on_another_machine_than_it_thinks_is_told(free_port: int) -> None:
-    worker = replace(comer(0).worker, master_addr="no-such-host.invalid", master_port=free_port)
-    error, _ = refuse(worker, 1)
-    assert f"rank 0 listens at port {free_port} but cannot reach itself" in str(error)
-    assert "is no-such-host.invalid this machine?" in str(error)
+def test_a_main_rank_serves_even_where_it_does_not_know_its_own_name(free_port: int) -> None:
+    named = {"master_addr": "no-such-host.invalid", "master_port": free_port}
+    store = open_store(replace(comer(0).worker, **named), timeout_s=1)
+    found = open_store(replace(comer(1).worker, master_port=free_port), timeout_s=5)
+    store.set("key", "value")
+    assert found.get("key") == b"value"
 
 
 def test_why_a_run_ends_is_read_before_the_main_rank_takes_the_store_away(free_port: int) -> None:

@@ -303,7 +303,7 @@ def test_a_local_address_is_an_address() -> None:
 def test_template_2_is_converted(tmp_path: Path) -> None:
     made = plan(rank_table=write_template2(tmp_path / "hccl.json"), num_ranks=8)
     assert made.rank_table is not None and made.num_nodes == 1
-    prepare_rank_table(made.rank_table[1], tmp_path / "logs" / "hccl.json")
+    prepare_rank_table(*made.rank_table, tmp_path / "logs" / "hccl.json")
     written = load_rank_table(tmp_path / "logs" / "hccl.json")
     assert written.version == "1.0"
     assert written.servers == made.rank_table[1].servers
@@ -313,7 +313,7 @@ def test_a_link_to_a_table_becomes_a_file(tmp_path: Path) -> None:
     (tmp_path / "mounted.json").symlink_to(write_table(tmp_path / "hccl.json"))
     made = plan(rank_table=tmp_path / "mounted.json", num_ranks=8)
     assert made.rank_table is not None
-    prepare_rank_table(made.rank_table[1], tmp_path / "own.json")
+    prepare_rank_table(*made.rank_table, tmp_path / "own.json")
     assert not (tmp_path / "own.json").is_symlink()
     assert load_rank_table(tmp_path / "own.json") == load_rank_table(tmp_path / "hccl.json")
 
