@@ -13,7 +13,7 @@ from suite.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from suite.launch.rank_table import RankTable, Version
-    from suite.launch.rank_table_examining import Examined
+    from suite.launch.rank_table.examining import Examined
 
 _SCHEMA: Final = "suite.rank-table-check/1"
 
@@ -36,8 +36,8 @@ def rank_table() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
 def check(file: Path, devices: int | None, as_json: bool) -> None:
     """Say what FILE has in it and all that is wrong with it; exit 3 when something is."""
-    from suite.launch.rank_table_examining import examine_rank_table
-    from suite.launch.rank_table_json import read_bytes
+    from suite.launch.rank_table.examining import examine_rank_table
+    from suite.launch.rank_table.strict_json import read_bytes
 
     examined = examine_rank_table(read_bytes(file), source=str(file), num_ranks=devices)
     _warn(examined.warnings)
@@ -67,7 +67,7 @@ def check(file: Path, devices: int | None, as_json: bool) -> None:
 def convert(file: Path, version: Version, output: Path, force: bool) -> None:
     """Write FILE, which has to be without faults, in another format."""
     from suite.launch.rank_table import load_rank_table
-    from suite.launch.rank_table_writing import list_losses
+    from suite.launch.rank_table.writing import list_losses
 
     table = load_rank_table(file)
     losses = list_losses(table, version)
@@ -110,7 +110,7 @@ def make(
     **target: Any,
 ) -> None:
     """Write a rank table of version 1.0 from a list of hosts, ranks in the order of the list."""
-    from suite.launch.rank_table_making import make_rank_table, read_device_addresses
+    from suite.launch.rank_table.making import make_rank_table, read_device_addresses
 
     names = hosts.split(",")
     devices = read_device_addresses(names, device_ips=device_ips, hccn_files=hccn_files)
@@ -136,7 +136,7 @@ def _warn(sentences: Sequence[str]) -> None:
 def _format_table(table: RankTable) -> str:
     from tabulate import tabulate
 
-    from suite.launch.rank_table_model import format_numbers
+    from suite.launch.rank_table.model import format_numbers
 
     rows = [
         (

@@ -14,7 +14,7 @@ from typing import Final
 from suite.errors import UsageError
 from suite.launch.machine import rank_environment
 from suite.launch.plan import LaunchPlan, node_command
-from suite.launch.rank_table_model import format_numbers
+from suite.launch.rank_table.model import format_numbers
 
 # What device plugins call a device, and what Slurm's do on most sites.
 _KUBERNETES: Final = {"npu": "huawei.com/Ascend910", "cuda": "nvidia.com/gpu"}

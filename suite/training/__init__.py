@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from suite.run_folder import create_run_folder, in_use
 from suite.training.bad_samples import BadSamples
 from suite.training.guard import LossGuard
 from suite.training.job import Job, build_trainee, cached, open_batches, opened_job
-from suite.training.loop import catch_stop_signals, explaining_memory, run_steps
+from suite.training.loop import StopSignal, catch_stop_signals, explaining_memory, run_steps
 from suite.training.outcome import (
     Run,
     evaluate_run,
@@ -93,63 +94,81 @@ def _train(
 ) -> None:
     """Train in a run folder, from the start or from a state that was saved there."""
     detector, learner, updater = build_trainee(job, load_weights=state is None)
-    plan = job.plan
+    first_step = 0 if state is None else state["step"]
     with (
         catch_stop_signals() as stop_signal,
-        Events(
-            folder,
-            num_steps=plan.num_steps,
-            first_step=0 if state is None else state["step"],
-            global_batch=job.recipe.global_batch,
-            log_every=job.recipe.log_every_steps,
-            ranks=job.ranks,
-        ) as events,
+        _open_events(job, folder, first_step) as events,
         explaining_memory(job.device, rank_batch=job.recipe.global_batch // job.recipe.devices),
     ):
-        bad_samples, loss_guard = _count_bad_samples(job, events), LossGuard(job.device.precision)
-        run = Run(folder, job, updater, events, bad_samples, loss_guard)
-        if state is not None:
-            restore(state, run)
-        elif job.ranks.is_main:
-            write_start(run)
-
-        def stop_if_asked(_done: int = 0) -> None:
-            number = stop_signal()
-            if number is not None:
-                raise _stopped_by(number, run)
-
-        def after_step(step: int) -> None:
-            job.ranks.mark(step)
-            asked = job.ranks.any_before(stop_signal() is not None)
-            last = step == plan.num_steps
-            judged = not last and plan.evaluate_every and step % plan.evaluate_every == 0
-            if asked or last or judged:
-                save_checkpoint(run)
-            elif step % plan.checkpoint_every == 0:
-                save_periodically(run)
-            elif step % job.recipe.log_every_steps == 0:
-                run.bad_samples.settle()
-            if asked:
-                raise _stopped_by(stop_signal() or signal.SIGTERM, run)
-            if judged:
-                evaluate_run(run, progress=stop_if_asked)
-                detector.train()
-
-        first_step = updater.num_steps_done
-        faults = faults_of_rank(job.ranks.rank)
-        job.ranks.mark(first_step)
+        run = Run(
+            folder=folder,
+            job=job,
+            detector=detector,
+            updater=updater,
+            events=events,
+            bad_samples=_count_bad_samples(job, events),
+            loss_guard=LossGuard(job.device.precision),
+        )
+        _begin(run, state)
         run_steps(
             run.bad_samples.watch(open_batches(job, first_step=first_step)),
             device=job.device,
-            learner=failing(learner, faults, first_step=first_step),
+            learner=failing(learner, faults_of_rank(job.ranks.rank), first_step=first_step),
             updater=updater,
             events=events,
-            loss_guard=loss_guard,
-            after_step=after_step,
+            loss_guard=run.loss_guard,
+            after_step=partial(_after_step, run, stop_signal),
         )
-        evaluation = evaluate_run(run, progress=stop_if_asked) if evaluate_at_end else None
+        stopping = partial(_stop_if_asked, run, stop_signal)
+        evaluation = evaluate_run(run, progress=stopping) if evaluate_at_end else None
         if job.ranks.is_main:
             write_run_record(run, evaluation, notes)
+
+
+def _open_events(job: Job, folder: Path, first_step: int) -> Events:
+    return Events(
+        folder,
+        num_steps=job.plan.num_steps,
+        first_step=first_step,
+        global_batch=job.recipe.global_batch,
+        log_every=job.recipe.log_every_steps,
+        ranks=job.ranks,
+    )
+
+
+def _begin(run: Run, state: dict[str, Any] | None) -> None:
+    if state is not None:
+        restore(state, run)
+    elif run.job.ranks.is_main:
+        write_start(run)
+    run.job.ranks.mark(run.updater.num_steps_done)
+
+
+def _after_step(run: Run, stop_signal: StopSignal, step: int) -> None:
+    """Save, evaluate or stop where it is time; all ranks find the same."""
+    plan, ranks = run.job.plan, run.job.ranks
+    ranks.mark(step)
+    asked = ranks.any_before(stop_signal() is not None)
+    last = step == plan.num_steps
+    judged = not last and plan.evaluate_every and step % plan.evaluate_every == 0
+    if asked or last or judged:
+        save_checkpoint(run)
+    elif step % plan.checkpoint_every == 0:
+        save_periodically(run)
+    elif step % run.job.recipe.log_every_steps == 0:
+        run.bad_samples.settle()
+    if asked:
+        raise _stopped_by(stop_signal() or signal.SIGTERM, run)
+    if judged:
+        evaluate_run(run, progress=partial(_stop_if_asked, run, stop_signal))
+        run.detector.train()
+
+
+def _stop_if_asked(run: Run, stop_signal: StopSignal, _done: int) -> None:
+    """End an evaluation; everything before it is saved."""
+    number = stop_signal()
+    if number is not None:
+        raise _stopped_by(number, run)
 
 
 def _count_bad_samples(job: Job, events: Events) -> BadSamples:

@@ -25,6 +25,7 @@ _STOP_SIGNALS: Final = tuple(
 )
 
 Learner = Callable[[Batch], dict[str, Tensor]]
+StopSignal = Callable[[], int | None]
 
 
 def build_learner(detector: Detector, device: Device, *, network: nn.Module) -> Learner:
@@ -127,7 +128,7 @@ def explaining_memory(device: Device, *, rank_batch: int) -> Iterator[None]:
 
 
 @contextmanager
-def catch_stop_signals() -> Iterator[Callable[[], int | None]]:
+def catch_stop_signals() -> Iterator[StopSignal]:
     """Yield a function that tells whether SIGINT or SIGTERM came; a second acts at once.
 
     SIGUSR1, by which schedulers warn of the end, counts as SIGTERM.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import Detector
 from suite.checkpoint import checkpoint_path, delete_old_checkpoints, write_checkpoint
 from suite.data import build_workers
 from suite.errors import Diverged
@@ -26,12 +27,13 @@ from suite.training.optim import Updater
 _EVALUATION_BATCH = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One execution of a job, and its folder."""
 
     folder: Path
     job: Job
+    detector: Detector
     updater: Updater
     events: Events
     bad_samples: BadSamples
@@ -99,9 +101,9 @@ def evaluate_run(run: Run, *, progress: Callable[[int], None]) -> Evaluation:
         progress: called with the number of images done; may raise to end it.
     """
     job = run.job
-    detector = run.updater.inference_detector()
-    job.ranks.share_buffers(detector)
-    detect = torch_detect(detector, postprocess_parameters(job.recipe), job.device)
+    judged = run.updater.inference_detector()
+    job.ranks.share_buffers(judged)
+    detect = torch_detect(judged, postprocess_parameters(job.recipe), job.device)
 
     def advance(done: int) -> None:
         job.ranks.mark(run.updater.num_steps_done)

@@ -23,7 +23,7 @@ def test_it_opens_with_the_two_commands(readme: str) -> None:
 
 
 def test_every_verb_it_names_is_there(readme: str) -> None:
-    named = set(re.findall(r"(?:^    |`)suite ([a-z]+)(?: ([a-z]+))?", readme, re.MULTILINE))
+    named = set(re.findall(r"(?:^    |`)suite ([a-z-]+)(?: ([a-z]+))?", readme, re.MULTILINE))
     assert len(named) > 8
     for verb, part in named:
         command = cli.commands[verb]

@@ -22,9 +22,9 @@ from suite.launch.rank_table import (
     load_rank_table,
     local_addresses,
 )
-from suite.launch.rank_table_examining import Examined, examine_rank_table
-from suite.launch.rank_table_json import MAX_BYTES
-from suite.launch.rank_table_writing import format_rank_table
+from suite.launch.rank_table.examining import Examined, examine_rank_table
+from suite.launch.rank_table.strict_json import MAX_BYTES
+from suite.launch.rank_table.writing import format_rank_table
 
 Json = dict[str, Any]
 

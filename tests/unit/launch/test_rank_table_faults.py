@@ -11,7 +11,7 @@ import pytest
 
 from suite.errors import UsageError
 from suite.launch.rank_table import load_rank_table
-from suite.launch.rank_table_examining import examine_rank_table
+from suite.launch.rank_table.examining import examine_rank_table
 
 Json = dict[str, Any]
 

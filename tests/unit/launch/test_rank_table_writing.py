@@ -21,14 +21,14 @@ from suite.launch.rank_table import (
     load_rank_table,
     write_rank_table,
 )
-from suite.launch.rank_table_examining import examine_rank_table
-from suite.launch.rank_table_making import (
+from suite.launch.rank_table.examining import examine_rank_table
+from suite.launch.rank_table.making import (
     load_hccn_conf,
     make_rank_table,
     read_device_addresses,
     resolve_host,
 )
-from suite.launch.rank_table_writing import format_rank_table, list_losses
+from suite.launch.rank_table.writing import format_rank_table, list_losses
 
 
 def build_table(num_servers: int, size: int, version: Version = "1.0") -> RankTable:

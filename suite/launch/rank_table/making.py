@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from suite.errors import InputError, UsageError
-from suite.launch.rank_table_examining import examine_rank_table
-from suite.launch.rank_table_json import read_bytes
-from suite.launch.rank_table_model import RankDevice, RankTable, Server, parse_address
-from suite.launch.rank_table_rules import ASK_ADDRESS
-from suite.launch.rank_table_writing import format_rank_table
+from suite.launch.rank_table.examining import examine_rank_table
+from suite.launch.rank_table.model import RankDevice, RankTable, Server, parse_address
+from suite.launch.rank_table.rules import ASK_ADDRESS
+from suite.launch.rank_table.strict_json import read_bytes
+from suite.launch.rank_table.writing import format_rank_table
 
 MAX_BYTES: Final = 2**20  # /etc/hccn.conf has some 40 lines
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from suite.launch.rank_table_model import RankDevice, RankTable, Server, SuperPod, Version
+from suite.launch.rank_table.model import RankDevice, RankTable, Server, SuperPod, Version
 
 Entry = TypeVar("Entry")
 Value = TypeVar("Value")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
 
-from suite.launch.rank_table_draft import DeviceEntry, Draft, PodEntry, find_duplicates
-from suite.launch.rank_table_json import Fault
-from suite.launch.rank_table_model import format_numbers
+from suite.launch.rank_table.draft import DeviceEntry, Draft, PodEntry, find_duplicates
+from suite.launch.rank_table.model import format_numbers
+from suite.launch.rank_table.strict_json import Fault
 
 ASK_SUPER_DEVICE: Final = "ask for its SDID with: npu-smi info -t spod-info -i NPU -c CHIP"
 

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from suite.launch.rank_table_json import Bare, Fault, JsonObject, describe
-from suite.launch.rank_table_model import parse_address
+from suite.launch.rank_table.model import parse_address
+from suite.launch.rank_table.strict_json import Bare, Fault, JsonObject, describe
 from suite.strict_nodes import clean
 
 MAX_NUMBER: Final = 2**32 - 1  # HCCL keeps ranks and device numbers in 32 bits

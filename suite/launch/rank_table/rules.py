@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from suite.launch.rank_table_draft import DeviceEntry, Draft, ServerEntry, find_duplicates
-from suite.launch.rank_table_json import Fault
-from suite.launch.rank_table_model import format_numbers, is_placeholder, parse_address
-from suite.launch.rank_table_super_pods import find_super_pod_faults, find_super_pod_warnings
+from suite.launch.rank_table.draft import DeviceEntry, Draft, ServerEntry, find_duplicates
+from suite.launch.rank_table.model import format_numbers, is_placeholder, parse_address
+from suite.launch.rank_table.strict_json import Fault
+from suite.launch.rank_table.super_pods import find_super_pod_faults, find_super_pod_warnings
 
 # "System constraints" in HCCL's user guide, for the products that template 2 is for.
 _GROUPED_SIZES: Final = (1, 2, 4, 8)

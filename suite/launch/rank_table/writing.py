@@ -13,9 +13,9 @@ from typing import Any
 
 from suite.errors import InputError, UsageError
 from suite.files import write_text
-from suite.launch.rank_table_examining import examine_rank_table, list_faults
-from suite.launch.rank_table_model import RankDevice, RankTable, Server, Version
-from suite.launch.rank_table_super_pods import ASK_SUPER_DEVICE
+from suite.launch.rank_table.examining import examine_rank_table, list_faults
+from suite.launch.rank_table.model import RankDevice, RankTable, Server, Version
+from suite.launch.rank_table.super_pods import ASK_SUPER_DEVICE
 
 _TITLES: dict[Version, str] = {
     "template2": "template 2",

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Final
 
 from suite.errors import InputError
-from suite.launch.rank_table_draft import DeviceEntry, Draft, PodEntry, ServerEntry
-from suite.launch.rank_table_json import Bare, JsonObject, describe
-from suite.launch.rank_table_model import Version
-from suite.launch.rank_table_section import Notes, Section
+from suite.launch.rank_table.draft import DeviceEntry, Draft, PodEntry, ServerEntry
+from suite.launch.rank_table.model import Version
+from suite.launch.rank_table.section import Notes, Section
+from suite.launch.rank_table.strict_json import Bare, JsonObject, describe
 from suite.strict_nodes import clean
 
 _TOP_KEYS: Final = frozenset({"status", "version", "server_count", "server_list"})

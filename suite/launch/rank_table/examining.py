@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from suite.launch.rank_table_draft import finish_table
-from suite.launch.rank_table_json import Fault, parse_json
-from suite.launch.rank_table_model import RankTable
-from suite.launch.rank_table_reading import read_draft
-from suite.launch.rank_table_rules import find_faults, find_warnings
-from suite.launch.rank_table_section import Notes
+from suite.launch.rank_table.draft import finish_table
+from suite.launch.rank_table.model import RankTable
+from suite.launch.rank_table.reading import read_draft
+from suite.launch.rank_table.rules import find_faults, find_warnings
+from suite.launch.rank_table.section import Notes
+from suite.launch.rank_table.strict_json import Fault, parse_json
 
 MAX_SHOWN: Final = 50
 

@@ -3,7 +3,7 @@
 The table tells a launcher how many machines there are, which of them this one is and where rank 0
 listens; HCCL reads the same file by itself through RANK_TABLE_FILE, and finds what is wrong with it
 only at the first collective. Unverified on Ascend hardware: only the documents behind
-`rank_table_reading` say that HCCL accepts what is accepted and written here.
+`reading` say that HCCL accepts what is accepted and written here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from suite.errors import UsageError
-from suite.launch.rank_table_examining import examine_rank_table, list_faults
-from suite.launch.rank_table_json import read_bytes
-from suite.launch.rank_table_model import (
+from suite.launch.rank_table.examining import examine_rank_table, list_faults
+from suite.launch.rank_table.model import (
     RankDevice,
     RankTable,
     Server,
@@ -27,7 +26,8 @@ from suite.launch.rank_table_model import (
     is_placeholder,
     parse_address,
 )
-from suite.launch.rank_table_writing import write_rank_table
+from suite.launch.rank_table.strict_json import read_bytes
+from suite.launch.rank_table.writing import write_rank_table
 
 __all__ = [
     "RankDevice",
