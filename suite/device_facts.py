@@ -25,6 +25,8 @@ _NPU_VARIABLES = (
     "HCCL_EVENT_TIMEOUT",
 )
 
+_HCCL_STEP_S = 68
+
 
 def use_exact_arithmetic(kind: Literal["cpu", "cuda", "npu"]) -> None:
     """Switch off TF32 and HF32; on an NPU also private tensor formats and compiling each shape."""
@@ -37,6 +39,19 @@ def use_exact_arithmetic(kind: Literal["cpu", "cuda", "npu"]) -> None:
         # Releases differ in these defaults.
         npu.config.allow_internal_format = False
         npu.set_compile_mode(jit_compile=False)
+
+
+def limit_collectives(kind: Literal["cpu", "cuda", "npu"], *, patience_s: float) -> None:
+    """Let HCCL give up before the process group does, which could not say why.
+
+    Call it before the process group is made. What the environment says already, stays. Unverified
+    on Ascend hardware.
+    """
+    if kind == "npu":
+        # In steps of 68 s on the first Ascend 910; by default 1836, and waiting for events longer.
+        limit = max(_HCCL_STEP_S, int(patience_s * 0.9) // _HCCL_STEP_S * _HCCL_STEP_S)
+        os.environ.setdefault("HCCL_EXEC_TIMEOUT", str(limit))
+        os.environ.setdefault("HCCL_EVENT_TIMEOUT", str(limit + 32))
 
 
 def vendor_facts(kind: Literal["cpu", "cuda", "npu"]) -> dict[str, Any]:

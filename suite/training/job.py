@@ -29,6 +29,7 @@ from suite.data.loading import TrainingStream, iterate_training
 from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
+from suite.device_facts import limit_collectives
 from suite.errors import MissingEnvironment, UsageError
 from suite.launch.ranks import Patience, Ranks, join
 from suite.launch.worker import Worker
@@ -92,6 +93,7 @@ def opened_job(
     """
     device = _build_device(recipe, worker, strict=strict_device)
     tune_cpu_allocator()
+    limit_collectives(device.kind, patience_s=recipe.launch.step_timeout_s)
     with join(
         worker,
         backend=device.collective_backend,
