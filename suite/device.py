@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from suite.device_facts import use_exact_arithmetic, vendor_facts
-from suite.device_problems import NO_FALLBACK, VISIBLE, cuda_problem, npu_problem
+from suite.device_problems import NO_FALLBACK, VISIBLE, Problem, cuda_problem, npu_problem
 from suite.errors import MissingEnvironment, UsageError
 
 Kind = Literal["cpu", "cuda", "npu"]
@@ -192,8 +192,8 @@ def build_device(
     return device
 
 
-def device_problem(kind: Kind, *, strict: bool = False) -> str | None:
-    """Say in one sentence why `kind` is unusable here and what would help; None if usable.
+def device_problem(kind: Kind, *, strict: bool = False) -> Problem | None:
+    """Say why `kind` is unusable here and what would help; None if usable.
 
     `strict` is that of `build_device`; it takes effect where this loads torch_npu.
     """
@@ -257,7 +257,7 @@ def _best_kind(*, strict: bool) -> Kind:
 def _require_usable(kind: Kind, *, strict: bool = False) -> None:
     problem = device_problem(kind, strict=strict)
     if problem is not None:
-        raise MissingEnvironment(problem)
+        raise MissingEnvironment(f"device {kind}: {problem}")
 
 
 def _is_strict(kind: Kind, *, asked: bool) -> bool:

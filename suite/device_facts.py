@@ -54,6 +54,14 @@ def limit_collectives(kind: Literal["cpu", "cuda", "npu"], *, patience_s: float)
         os.environ.setdefault("HCCL_EVENT_TIMEOUT", str(limit + 32))
 
 
+def versions(kind: Literal["cpu", "cuda", "npu"]) -> dict[str, str]:
+    """Return the versions of what computes on a device of this kind, by package."""
+    found = {"torch": str(torch.__version__)}
+    if kind == "npu":
+        found["torch_npu"] = str(importlib.import_module("torch_npu").__version__)
+    return found
+
+
 def vendor_facts(kind: Literal["cpu", "cuda", "npu"]) -> dict[str, Any]:
     """Return versions and flags of what computes on a device of this kind."""
     match kind:

@@ -36,7 +36,7 @@ class MissingEnvironment(SuiteError):
 
 
 class Diverged(SuiteError):
-    """The training loss is no longer finite."""
+    """Training has gone wrong for good: weights, loss or gradients are not what they can be."""
 
     exit_code = 5
 

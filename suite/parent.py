@@ -1,4 +1,7 @@
-"""A process that ends when the process that started it does, however that ended."""
+"""What a process and those it starts have in common: which signals ask them to stop, and their end.
+
+Some processes have to end when the one that started them does, however that ended.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ import ctypes
 import signal
 import sys
 
+# SIGUSR1 is how schedulers warn of the end.
+STOP_SIGNALS = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

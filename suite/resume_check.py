@@ -25,14 +25,14 @@ import torch
 from suite.checkpoint import load_newest_checkpoint
 from suite.data import load_split
 from suite.data.batching import trainable_samples
-from suite.errors import SuiteError, UsageError
+from suite.errors import RankLost, SuiteError, UsageError
 from suite.launch.faults import VARIABLE
 from suite.recipe import Recipe, write_recipe
 from suite.run_folder import create_run_folder
 from suite.schedule import steps_per_epoch, total_steps
 
 _SAVES: Final = 4
-_DURATIONS: Final = {"measured"}  # of the steps, in seconds
+_NOT_COMPARED: Final = {"measured"}  # how many seconds the steps took
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _run(
     command += ["--no-eval", *(["--resume", str(resume)] if resume else [])]
     environment = os.environ | {VARIABLE: fault}
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    killed = done.returncode in (-signal.SIGKILL, 6)  # 6: told by the launcher of several ranks
+    killed = done.returncode in (-signal.SIGKILL, RankLost.exit_code)  # the latter by a launcher
     if done.returncode != ends and not (ends is None and killed):
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise SuiteError(f"the run with {fault} ended with {done.returncode}:\n{last}")
@@ -161,7 +161,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Yield all tensors and plain values of nested dictionaries and lists, by name."""
     if isinstance(value, dict):
         for key in sorted(value, key=str):
-            if key not in _DURATIONS:
+            if key not in _NOT_COMPARED:
                 yield from _leaves(value[key], f"{name} {key}".strip())
     elif isinstance(value, list | tuple):
         for index, entry in enumerate(value):

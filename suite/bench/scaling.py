@@ -98,7 +98,6 @@ class Scaling:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     check: dict[str, float | None] | None
-    status: str = UNVERIFIED
 
 
 def predict_scaling(recipe: Recipe, request: ScalingRequest, *, reference: Path) -> Scaling:
@@ -162,8 +161,8 @@ def count_gradients(recipe: Recipe) -> list[int]:
 
 
 def scaling_to_dict(scaling: Scaling, request: ScalingRequest) -> dict[str, Any]:
-    """Return the answer and what it was asked with, as plain data."""
-    return {"asked": asdict(request), **asdict(scaling)}
+    """Return the answer, what it was asked with and what it is worth, as plain data."""
+    return {"status": UNVERIFIED, "asked": asdict(request), **asdict(scaling)}
 
 
 def _build_work(request: ScalingRequest, rank_batch: int, gradients: Sequence[int]) -> Work:

@@ -7,14 +7,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from suite.bench.scaling import Row, Scaling
+from suite.bench.scaling import UNVERIFIED, Row, Scaling
 
 
 def format_scaling(scaling: Scaling) -> str:
     """Render the answer as text."""
     megabytes = sum(scaling.buckets) / 1e6
     lines = [
-        f"{scaling.recipe}, {scaling.rank_batch} images a device; {scaling.status}",
+        f"{scaling.recipe}, {scaling.rank_batch} images a device; {UNVERIFIED}",
         f"{scaling.trained_parameters:,} trained parameters: {megabytes:.1f} MB of gradients in "
         f"{len(scaling.buckets)} buckets",
         f"one device: step {scaling.step_ms:.1f} ms, of it backward {scaling.backward_ms:.1f} ms",

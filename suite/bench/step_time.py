@@ -1,9 +1,9 @@
 """How long a step takes on many devices, by arithmetic on figures of one device and its links.
 
-A step is forward, backward and update. Gradients leave in buckets, as in torch's
-DistributedDataParallel: a bucket may go once all of its gradients are there, and buckets go one
-after the other. Gradients are taken to appear evenly over the backward pass. What of the all-reduce
-does not fit beside the backward pass is exposed. Sizes are bytes, times seconds.
+A step is forward and backward; what the update takes counts as theirs. Gradients leave in buckets,
+as in torch's DistributedDataParallel: a bucket may go once all of its gradients are there, and
+buckets go one after the other. Gradients are taken to appear evenly over the backward pass. What of
+the all-reduce does not fit beside the backward pass is exposed. Sizes are bytes, times seconds.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ class Work:
 
     forward_s: float
     backward_s: float
-    update_s: float = 0.0
     buckets: Sequence[int]
     loading_s: float = 0.0
     lost_s: float = 0.0
@@ -92,7 +91,7 @@ def predict_step(work: Work, network: Network, *, devices: int, overlap: bool = 
         share = ready_bytes / sum(work.buckets) if overlap else 1.0
         finished = max(finished, work.forward_s + share * work.backward_s) + duration
     exposed = max(0.0, finished - computed)
-    step = computed + exposed + work.update_s + (work.lost_s if devices > 1 else 0.0)
+    step = computed + exposed + (work.lost_s if devices > 1 else 0.0)
     loading = work.loading_s * min(devices, network.devices_per_machine)
     return StepTime(devices, sum(seconds), exposed, max(step, loading))
 

@@ -42,7 +42,8 @@ class _Measured(click.ParamType[tuple[int, float]]):
 @click.option("--between", type=_POSITIVE, default=12.5, show_default=True,
               help="GB/s of one device's link between machines.")  # fmt: skip
 @click.option("--latency-us", type=(click.FloatRange(0), click.FloatRange(0)), default=(10.0, 20.0),
-              show_default=True, help="Of one message inside and between.")  # fmt: skip
+              show_default=True, metavar="INSIDE BETWEEN",
+              help="Of one message, inside a machine and between machines.")  # fmt: skip
 @click.option("--algorithm", type=click.Choice(["hierarchical", "ring"]), default="hierarchical",
               show_default=True)  # fmt: skip
 @click.option("--bucket-mib", type=_POSITIVE,
@@ -56,7 +57,7 @@ class _Measured(click.ParamType[tuple[int, float]]):
               help="Training images, where the recipe has no nominal_epoch_images.")  # fmt: skip
 @click.option("--measured", type=_Measured(), metavar="DEVICES=RATE",
               help="A measured run to explain.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
 def scaling(recipe: str, as_json: bool, **asked: Any) -> None:
     """Work out on paper how RECIPE's step time grows with devices; nothing is run."""
     from suite.bench.scaling import ScalingRequest, predict_scaling, scaling_to_dict

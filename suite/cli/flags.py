@@ -39,7 +39,8 @@ def recipe_flags(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
                      help="Override one field of the recipe, such as schedule.epochs=2."),
-        click.option("--devices", type=int, help="Override the number of devices."),
+        click.option("--devices", type=click.IntRange(min=1),
+                     help="Override the number of devices, on all machines together."),
         click.option("--device-ids", metavar="N,N,...",
                      help="Which devices of this machine to use, such as 0,1."),
         click.option("--device", type=DEVICES, help="Override the recipe's device."),

@@ -33,7 +33,7 @@ _HOST_PORT = "HOST:PORT"
 @click.option("--local-addr", metavar="ADDRESS", help="This machine's, for HCCL (HCCL_IF_IP).")
 @click.option("--run-id", metavar="ID", help="The same on all machines, another for each run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and start nothing.")
-@click.option("--format", "form", type=click.Choice(["plan", "commands", "slurm", "kubernetes"]),
+@click.option("--format", "form", type=click.Choice(["commands", "slurm", "kubernetes"]),
               help="What to print in place of the plan; starts nothing either.")  # fmt: skip
 @click.option("--image", help="Container image of --format kubernetes.")
 @click.argument("recipe")
@@ -53,6 +53,7 @@ def launch(
     """
     from suite.launch.plan import Machines, Training, plan_launch
 
+    _refuse_unused(form, image=image, run_id=run_id, **machines)
     arguments = (recipe, *train_flags)
     name, placement = _parse_training(arguments)
     training = Training(
@@ -68,9 +69,24 @@ def launch(
     for warning in plan.warnings:
         click.echo(warning, err=True)
     if dry_run or form is not None:
-        click.echo(_format(plan, form or "plan", image))
+        click.echo(_format(plan, form, image))
     else:
         _start(plan, placement)
+
+
+def _refuse_unused(form: str | None, *, image: str | None, **given: Any) -> None:
+    """Refuse flags that what is asked for has no place for."""
+    if image is not None and form != "kubernetes":
+        raise UsageError(f"--image {image}: only --format kubernetes names an image; leave it out")
+    if form not in ("slurm", "kubernetes"):
+        return
+    for name in ("run_id", "master", "local_addr", "node_rank"):
+        if given[name] is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"{flag} {given[name]}: with --format {form} each machine learns that from the "
+                "scheduler when the job starts; leave it out"
+            )
 
 
 def _parse_training(arguments: tuple[str, ...]) -> tuple[str, Placement]:
@@ -84,7 +100,7 @@ def _parse_training(arguments: tuple[str, ...]) -> tuple[str, Placement]:
     return loaded.name, placement_of(loaded, output=output, restarts=restarts)
 
 
-def _format(plan: LaunchPlan, form: str, image: str | None) -> str:
+def _format(plan: LaunchPlan, form: str | None, image: str | None) -> str:
     from suite.launch import scripts
 
     match form:
@@ -94,29 +110,28 @@ def _format(plan: LaunchPlan, form: str, image: str | None) -> str:
             return scripts.slurm_script(plan)
         case "kubernetes":
             if image is None:
-                raise click.UsageError("--format kubernetes needs --image, with this suite in it")
+                raise UsageError("--format kubernetes needs --image, with this suite in it")
             return scripts.kubernetes_manifest(plan, image=image)
         case _:
             return scripts.format_plan(plan)
 
 
 def _start(plan: LaunchPlan, placement: Placement) -> None:
+    from suite.launch.addresses import local_addresses
     from suite.launch.machine import (
         build_node,
         find_own_node,
         prepare_rank_table,
         rank_environment,
-        table_path,
     )
-    from suite.launch.rank_table import local_addresses
 
     _refuse_rank(placement.num_devices)
     node_rank = find_own_node(plan, local_addresses())
     plan = replace(plan, node_rank=node_rank)
     node = build_node(plan, node_rank)
     environment = rank_environment(plan, node_rank, environ=os.environ)
-    if "RANK_TABLE_FILE" in environment and plan.rank_table is not None:
-        prepare_rank_table(*plan.rank_table, table_path(plan, node_rank))
+    if "RANK_TABLE_FILE" in environment:
+        prepare_rank_table(plan, node_rank)
     _name_others(plan, node_rank)
     start_ranks(node, placement, ["train", *plan.training.arguments], environment=environment)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from suite.cli.flags import DEVICES, FILE, load_recipe_with, print_json, recipe_flags
+from suite.cli.flags import FILE, load_recipe_with, print_json, recipe_flags
 
 _PROGRAM = "suite"
 
@@ -141,24 +142,47 @@ def report(
 
 
 @click.command()
-@click.option("--recipe", help="Hold this machine against what this recipe asks for.")
-@click.option("--device", type=DEVICES,
-              help="Must be usable, else exit 4; by default the recipe's, else any.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True)
-def doctor(recipe: str | None, device: Any, as_json: bool) -> None:
-    """Show what this machine has and what is missing."""
+@click.option("--recipe", metavar="RECIPE",
+              help="Hold this machine against what a recipe asks for, a file or a shipped name; "
+                   "the flags below override it.")  # fmt: skip
+@recipe_flags
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
+def doctor(recipe: str | None, as_json: bool, **where: Any) -> None:
+    """Show what this machine has and what is missing.
+
+    Ends in 4 where the device that --device or else the recipe names is not usable.
+    """
     from suite.doctor import doctor as examine
     from suite.doctor import format_checks, require_device
-    from suite.recipe import load_recipe
 
-    loaded = None if recipe is None else load_recipe(recipe)
-    asked = device or ("auto" if loaded is None else loaded.device)
-    checks = examine(asked, recipe=loaded)
+    if recipe is None:
+        _refuse_overrides(where)
+        checks = examine(where["device"] or "auto")
+    else:
+        loaded, _ = load_recipe_with(recipe, **where)
+        checks = examine(loaded.device, recipe=loaded, typed=_retype(recipe, where))
     if as_json:
         print_json("suite.doctor/1", checks=[asdict(check) for check in checks])
     else:
         click.echo(format_checks(checks))
     require_device(checks)
+
+
+def _refuse_overrides(where: Mapping[str, Any]) -> None:
+    """Refuse flags that override a recipe where there is none; a device needs none."""
+    given = [name for name, value in where.items() if name != "device" and value not in (None, ())]
+    if given:
+        flag = "--set" if given[0] == "assignments" else f"--{given[0].replace('_', '-')}"
+        raise click.UsageError(f"{flag} overrides a recipe: add --recipe RECIPE")
+
+
+def _retype(recipe: str, where: Mapping[str, Any]) -> str:
+    """Return what was typed about a recipe, but for its devices, which a remedy says anew."""
+    words = [recipe] if where["data"] is None else [recipe, "--data", where["data"]]
+    for assignment in where["assignments"]:
+        if assignment.partition("=")[0].strip() not in ("device", "devices"):
+            words += ["--set", assignment]
+    return shlex.join(words)
 
 
 @click.command()

@@ -49,8 +49,7 @@ def check(file: Path, devices: int | None, as_json: bool) -> None:
         for fault in examined.faults:
             click.echo(str(fault))
     if examined.faults:
-        num_faults = len(examined.faults)
-        raise CheckFailed(f"{file}: {num_faults} {'fault' if num_faults == 1 else 'faults'}")
+        raise CheckFailed(f"{file}: {_count(len(examined.faults), 'fault')}")
 
 
 @rank_table.command("convert")
@@ -85,8 +84,7 @@ def convert(file: Path, version: Version, output: Path, force: bool) -> None:
 @click.option(
     "--devices-per-host",
     type=click.IntRange(1, 64),
-    required=True,
-    help="Devices of each host, those with the lowest numbers.",
+    help="Devices of each host, those with the lowest numbers; without it all with an address.",
 )
 @click.option(
     "--device-ips",
@@ -104,7 +102,7 @@ def convert(file: Path, version: Version, output: Path, force: bool) -> None:
 @_FORCE
 def make(
     hosts: str,
-    devices_per_host: int,
+    devices_per_host: int | None,
     device_ips: str | None,
     hccn_files: Sequence[str],
     **target: Any,
@@ -115,17 +113,17 @@ def make(
     names = hosts.split(",")
     devices = read_device_addresses(names, device_ips=device_ips, hccn_files=hccn_files)
     table = make_rank_table(names, devices_per_host=devices_per_host, devices=devices)
-    _write(table, "1.0", **target)
-    _warn(table.warnings)
+    written = _write(table, "1.0", **target)
+    _warn(written.warnings)
     click.echo(str(target["output"]))
 
 
-def _write(table: RankTable, version: Version, output: Path, *, force: bool) -> None:
+def _write(table: RankTable, version: Version, output: Path, *, force: bool) -> RankTable:
     from suite.launch.rank_table import write_rank_table
 
     if output.exists() and not force:
         raise UsageError(f"{output}: exists; choose another name or pass --force")
-    write_rank_table(table, version, output)
+    return write_rank_table(table, version, output)
 
 
 def _warn(sentences: Sequence[str]) -> None:
@@ -150,11 +148,16 @@ def _format_table(table: RankTable) -> str:
     ]
     headers = ["node", "server_id", "address", "ranks", "devices"]
     title = (
-        f"rank table {table.version}: {table.num_ranks} ranks on {table.num_servers} servers, "
+        f"rank table {table.version}: {_count(table.num_ranks, 'rank')} on "
+        f"{_count(table.num_servers, 'server')}, "
         f"{table.devices_per_server} each; rank 0 at {table.master_addr}"
     )
     body = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
     return f"{title}\n\n{body}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _encode(file: Path, examined: Examined) -> dict[str, Any]:
@@ -174,7 +177,6 @@ def _encode_table(table: RankTable) -> dict[str, Any]:
 
     return {
         "version": table.version,
-        "status": table.status,
         "num_ranks": table.num_ranks,
         "num_servers": table.num_servers,
         "devices_per_server": table.devices_per_server,

@@ -65,7 +65,8 @@ def on_devices(placement: Placement, run: Callable[[Worker], None]) -> None:
     These are processes with the command line of this one, which come here again.
     """
     from suite.launch.failure import writing_failure
-    from suite.launch.starter import Worker, recognise
+    from suite.launch.starter import recognise
+    from suite.launch.worker import Worker
 
     place = recognise(os.environ, num_ranks=placement.num_devices)
     if isinstance(place, Worker):

@@ -31,7 +31,9 @@ def resume_check(
     loaded, _ = load_recipe_with(recipe, **where)
     done = check(loaded, num_steps=steps, seed=seed, output=output)
     if as_json:
-        answer = asdict(done) | {"folder": str(done.folder), "exact": done.difference is None}
+        exact = done.difference is None
+        folder = None if exact else str(done.folder)  # it is gone where there is nothing to see
+        answer = asdict(done) | {"folder": folder, "exact": exact}
         print_json("suite.resume-check/1", **answer)
     else:
         click.echo(format_resume_check(done))

@@ -33,6 +33,7 @@ from suite.cli.seed_readings import (
     read_master,
     read_mode,
     read_num_machines,
+    read_opt_level,
     read_pattern,
     say,
 )
@@ -63,14 +64,14 @@ FLAGS: Final[Mapping[str, SeedFlag]] = {
     "--master_addr": SeedFlag(example="10.0.0.1", in_training=read_master),
     "--master_port": SeedFlag(example="23333", in_training=say(": the port of --master")),
     "--local_addr": SeedFlag(example="10.0.0.2", in_training=among_machines("--local-addr")),
-    "--opt-level": SeedFlag(example="O1", in_training=assign("precision")),
+    "--opt-level": SeedFlag(example="O1", in_training=read_opt_level),
     "--addr": SeedFlag(example="10.0.0.1", in_training=read_master),
     "--seed": SeedFlag(example="0", in_training=assign("seed")),
     "--gpu-ids": SeedFlag(example="0,1", in_training=read_gpu_ids),
     "--work-dir": SeedFlag(
         example="runs", in_training=become("--output"), in_eval=become("--output")
     ),
-    "--gpus": SeedFlag(example="8", in_training=read_gpus),
+    "--gpus": SeedFlag(example="8", in_training=read_gpus, in_eval=read_gpus),
     "--mode": SeedFlag(
         example="train_and_eval", in_training=read_mode, in_eval=read_mode, is_ssd=True
     ),

@@ -51,6 +51,13 @@ def say(remark: str) -> Reading:
     return lambda _flag, _line, _subject: New(remark=remark)
 
 
+def read_opt_level(flag: str, line: Line, _: Subject) -> New:
+    """Read apex's level; its O2, which also casts the weights, is no other precision here."""
+    level = line.old[flag]
+    remark = " (the same as O1: weights stay fp32)" if level == "O2" else ""
+    return New((("--set", f"precision={level}"),), remark)
+
+
 def read_data_path(flag: str, line: Line, _: Subject) -> New:
     """Read the folder of the data, or of the folder `coco` with it."""
     inner = Path(line.old[flag], "coco")
@@ -70,10 +77,11 @@ def read_batch(flag: str, line: Line, subject: Subject) -> New:
 
 
 def read_gpus(flag: str, line: Line, _: Subject) -> New:
-    """Read the number of devices of a machine."""
+    """Read the number of devices of a machine; of several, one evaluates."""
     if "--gpu-ids" in line.old:
         raise UsageError("--gpus and --gpu-ids say the same; give one of them")
     count, machines = read_count(flag, line.old[flag]), line.count_machines()
+    machines = 1 if line.mode == "eval" else machines
     remark = f" ({count} x {machines} machines)" if machines > 1 else ""
     return New((("--devices", str(count * machines)),), remark)
 

@@ -23,11 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from suite.errors import SuiteError
-from suite.parent import die_with_parent
+from suite.parent import STOP_SIGNALS, die_with_parent
 
-_STOP_SIGNALS: Final = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)
 _POLL_S: Final = 2.0  # how often a loader that gives nothing is looked at
 _IDLE: Final = -1
 
@@ -201,7 +198,7 @@ def _signals_held() -> Iterator[None]:
         yield
         return
     handler = signal.getsignal(signal.SIGCHLD)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -216,5 +213,5 @@ def _follow_main(_worker: int) -> None:
     When the main process is killed, end at once, where torch would look for it now and then.
     """
     die_with_parent()
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -29,12 +29,15 @@ __all__ = [
 ]
 
 
-def doctor(device: DeviceKind = "auto", *, recipe: Recipe | None = None) -> list[Check]:
+def doctor(
+    device: DeviceKind = "auto", *, recipe: Recipe | None = None, typed: str | None = None
+) -> list[Check]:
     """Look at everything the suite uses; the last check is the device asked for.
 
     Args:
         device: that must be usable.
         recipe: whose needs the machine is held against; None: those of a run on one device.
+        typed: what names that recipe to `suite train`; None: its own name, as of shipped ones.
     """
     torch_check = check_torch()
     has_torch = torch_check.status != "missing"
@@ -42,12 +45,13 @@ def doctor(device: DeviceKind = "auto", *, recipe: Recipe | None = None) -> list
     needs = Needs()
     if recipe is not None:
         needs = measure_needs(recipe, num_here=num_here, has_torch=has_torch)
-    checks = [*check_packages(torch_check), *check_machine(needs), *check_network(needs)]
+    checks = [*check_packages(torch_check), *check_machine(needs)]
+    checks += check_network(needs, has_recipe=recipe is not None)
     if has_torch:
         checks.append(check_cpu())
     checks += [*check_cuda(has_torch=has_torch), *check_ascend(needs, has_torch=has_torch)]
     if recipe is not None:
-        checks += check_recipe(recipe, needs, num_here=num_here)
+        checks += check_recipe(recipe, needs, num_here=num_here, typed=typed or recipe.name)
     if not has_torch:
         return [*checks, Check(DEVICE, "missing", "torch does not load", torch_check.remedy)]
     return [*checks, check_device(device)]

@@ -13,14 +13,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from suite import device_problems
+from suite.device_problems import find_device_files, release_of
 from suite.doctor.cann import check_cann
 from suite.doctor.checks import GIB, Check, run_tool
 from suite.doctor.needs import Needs
 from suite.doctor.npu_smi import Chip, parse_health, parse_mapping
-from suite.doctor.packages import check_package, read_version, release_of
+from suite.doctor.packages import check_package, read_version
+from suite.errors import InputError
 from suite.launch.ports import describe_holder, is_free
+from suite.launch.rank_table.making import load_hccn_conf
 
-_DEVICE_FILES = Path("/dev")
 _MANAGING_FILES = ("davinci_manager", "devmm_svm", "hisi_hdc")
 _DRIVER_FILE = Path("/usr/local/Ascend/driver/version.info")
 _DEVICE_IPS = Path("/etc/hccn.conf")
@@ -49,12 +52,6 @@ def check_ascend(needs: Needs, *, has_torch: bool) -> Iterator[Check]:
         yield _check_hccl_ports()
 
 
-def find_device_files() -> list[int]:
-    """Return the numbers of /dev/davinci*."""
-    names = (path.name for path in _DEVICE_FILES.glob("davinci[0-9]*"))
-    return sorted(int(found[1]) for name in names if (found := re.fullmatch(r"davinci(\d+)", name)))
-
-
 def _check_driver(indices: Sequence[int]) -> Check:
     has_tool = shutil.which("npu-smi") is not None
     if not indices and not has_tool:
@@ -62,7 +59,8 @@ def _check_driver(indices: Sequence[int]) -> Check:
     tool = "found" if has_tool else "not on PATH"
     value = f"{_read_driver_version()}, {len(indices)} of /dev/davinci*, npu-smi {tool}"
     # A container has devices one by one; without the managing ones none of them answers.
-    absent = [name for name in _MANAGING_FILES if not (_DEVICE_FILES / name).exists()]
+    folder = device_problems.DEVICE_FILES
+    absent = [name for name in _MANAGING_FILES if not (folder / name).exists()]
     if not indices:
         absent = ["davinci0", *absent]
     if absent:
@@ -129,8 +127,7 @@ def _check_devices() -> Iterator[Check]:
 
     problem = device_problem("npu")
     if problem is not None:
-        value, _, remedy = problem.removeprefix("device npu: ").rpartition("; ")
-        yield Check("npu", "missing", value, remedy)
+        yield Check("npu", "missing", problem.cause, problem.remedy)
         return
     module = torch.get_device_module("npu")
     value = f"{module.device_count()} usable; this suite is unverified on Ascend hardware"
@@ -162,8 +159,11 @@ def _check_device_ips(indices: Sequence[int], needs: Needs) -> Check:
         value = f"no {_DEVICE_IPS}, which runs over several machines need"
         remedy = f"start the container with -v {_DEVICE_IPS}:{_DEVICE_IPS}:ro"
         return Check("device ips", "warning" if needs.spans_machines else "ok", value, remedy)
-    text = _DEVICE_IPS.read_text(errors="replace")
-    ips = {int(n): ip for n, ip in re.findall(r"^address_(\d+)=(\S+)", text, re.MULTILINE)}
+    try:
+        ips = load_hccn_conf(_DEVICE_IPS)
+    except InputError as error:
+        remedy = "run on the host, for each device N: hccn_tool -i N -ip -s address IP netmask MASK"
+        return Check("device ips", "warning", str(error), remedy)
     for index in indices:
         same = [other for other in ips if other < index and ips[other] == ips.get(index)]
         if index in ips and not same:

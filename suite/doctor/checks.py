@@ -45,12 +45,14 @@ class Output:
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """Render one line a check, with the remedy on the line below it."""
+    """Render one line a check, and on the line below it the remedy, the first time it is named."""
     rows = []
+    told: set[str | None] = {None}
     for check in checks:
         rows.append([check.status, check.name, check.value])
-        if check.remedy is not None:
+        if check.remedy not in told:
             rows.append(["", "", f"-> {check.remedy}"])
+        told.add(check.remedy)
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from suite.doctor.ascend import find_device_files
+from suite.device_problems import find_device_files
 from suite.doctor.checks import Check, DeviceKind
-from suite.errors import MissingEnvironment
 from suite.provenance import describe_machine
 
 DEVICE = "device"
@@ -53,20 +52,18 @@ def _check_cuda_devices(*, has_driver: bool) -> Check:
     if problem is None:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return Check("cuda", "ok", ", ".join(names))
-    value, _, remedy = problem.removeprefix("device cuda: ").rpartition("; ")
     # Another build of torch would not help where there is no driver.
-    return Check("cuda", "missing", value, remedy if has_driver else None)
+    return Check("cuda", "missing", problem.cause, problem.remedy if has_driver else None)
 
 
 def check_device(kind: DeviceKind) -> Check:
     """Look whether the device asked for is usable; needs torch."""
-    from suite.device import build_device
+    from suite.device import build_device, device_problem
 
-    try:
-        device = build_device(kind, "fp32")
-    except MissingEnvironment as error:
-        value, _, remedy = str(error).rpartition("; ")
-        return Check(DEVICE, "missing", value, remedy)
+    problem = None if kind == "auto" else device_problem(kind)
+    if problem is not None:
+        return Check(DEVICE, "missing", f"device {kind}: {problem.cause}", problem.remedy)
+    device = build_device(kind, "fp32")
     return Check(DEVICE, "ok", f"{device.kind}: {device.name()}")
 
 

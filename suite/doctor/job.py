@@ -12,28 +12,30 @@ from suite.recipe import Recipe
 _PUBLIC_SETS = {"COCO2017": "coco2017"}
 
 
-def check_recipe(recipe: Recipe, needs: Needs, *, num_here: int) -> Iterator[Check]:
-    """Hold a recipe against this machine."""
-    yield _check_count(recipe, needs, num_here)
+def check_recipe(recipe: Recipe, needs: Needs, *, num_here: int, typed: str) -> Iterator[Check]:
+    """Hold a recipe against this machine.
+
+    Args:
+        typed: what names the recipe to `suite train`.
+    """
+    yield _check_count(recipe, needs, num_here=num_here, command=f"suite train {typed}")
     yield _check_data(recipe)
 
 
-def _check_count(recipe: Recipe, needs: Needs, num_here: int) -> Check:
+def _check_count(recipe: Recipe, needs: Needs, *, num_here: int, command: str) -> Check:
     value = f"{recipe.name} asks for {recipe.devices} x {recipe.device}"
     if recipe.device in ("cpu", "auto") and not num_here:
         return Check("devices", "ok", value)
     if not num_here:
-        remedy = f"to run it elsewhere: suite train {recipe.name} --devices 1 --device cpu"
+        remedy = f"to run it elsewhere: {command} --devices 1 --device cpu"
         return Check("devices", "missing", f"{value}, this machine has none", remedy)
     if not needs.spans_machines:
         return Check("devices", "ok", f"{value}, this machine has {num_here}")
     value = f"{value}, this machine has {num_here}"
+    remedy = f"run: {command} --devices {num_here} --device {recipe.device}"
     if recipe.devices % num_here == 0:
-        machines = recipe.devices // num_here
-        remedy = f"start it on {machines} such machines, or run: suite train {recipe.name} "
-    else:
-        remedy = f"run: suite train {recipe.name} "
-    return Check("devices", "warning", value, f"{remedy}--devices {num_here}")
+        remedy = f"start it on {recipe.devices // num_here} such machines, or {remedy}"
+    return Check("devices", "warning", value, remedy)
 
 
 def _check_data(recipe: Recipe) -> Check:

@@ -66,8 +66,9 @@ def _check_disk(needs: Needs) -> Check:
         f"{needs.checkpoint_bytes / GIB:.2f} GiB come there"
     )
     if free < checkpoints + _OUTPUT_BYTES:
-        remedy = f"free {(checkpoints + _OUTPUT_BYTES - free) / GIB:.1f} GiB, or pass --output DIR"
-        return Check("disk", "warning", value, f"{remedy} on another disk")
+        lacking = (checkpoints + _OUTPUT_BYTES - free) / GIB
+        remedy = f"free {lacking:.1f} GiB, or pass suite train --output DIR on another disk"
+        return Check("disk", "warning", value, remedy)
     return Check("disk", "ok", value)
 
 

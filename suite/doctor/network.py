@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,10 +15,12 @@ from suite.launch.worker import DEFAULT_PORT
 _RESOLVE_TIMEOUT_S = 5.0
 
 
-def check_network(needs: Needs) -> Iterator[Check]:
-    """Look at name and port; both matter to runs of several ranks only."""
+def check_network(needs: Needs, *, has_recipe: bool) -> Iterator[Check]:
+    """Look at name and port; the port matters to runs over several machines only."""
     yield _check_host_name(needs)
-    yield _check_rendezvous_port()
+    # On one machine a free port is taken. Without a recipe nobody knows.
+    if needs.spans_machines or not has_recipe:
+        yield _check_rendezvous_port()
 
 
 def _check_host_name(needs: Needs) -> Check:
@@ -30,7 +31,7 @@ def _check_host_name(needs: Needs) -> Check:
         return Check("host name", "warning", f"{name} does not resolve", remedy)
     value = f"{name} is {address}"
     if needs.spans_machines and ipaddress.ip_address(address).is_loopback:
-        remedy = "let /etc/hosts give it its address in the network, or pass that as --master"
+        remedy = "let /etc/hosts give it its address in the network, or pass it to suite launch"
         return Check("host name", "warning", f"{value}, which no other machine reaches", remedy)
     return Check("host name", "ok", value)
 
@@ -53,14 +54,9 @@ def _resolve(name: str) -> str | None:
 
 
 def _check_rendezvous_port() -> Check:
-    named = os.environ.get("MASTER_PORT") or str(DEFAULT_PORT)
-    if not named.isdigit() or not 0 < int(named) < 65536:
-        return Check(
-            "rendezvous port", "warning", f"MASTER_PORT is {named!r}", "run: unset MASTER_PORT"
-        )
-    port = int(named)
-    if is_free(port):
-        return Check("rendezvous port", "ok", f"{port} is free")
-    free = next(other for other in range(DEFAULT_PORT, 65536) if is_free(other))
-    value = f"{port} is taken{describe_holder(port)}"
-    return Check("rendezvous port", "warning", value, f"run: export MASTER_PORT={free}")
+    if is_free(DEFAULT_PORT):
+        return Check("rendezvous port", "ok", f"{DEFAULT_PORT} is free")
+    free = next(port for port in range(DEFAULT_PORT, 65536) if is_free(port))
+    value = f"{DEFAULT_PORT} is taken{describe_holder(DEFAULT_PORT)}"
+    remedy = f"pass suite launch --master HOST:{free} on every machine, HOST being the first one"
+    return Check("rendezvous port", "warning", value, remedy)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import platform
-import re
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 import suite
+from suite.device_problems import release_of
 from suite.doctor.checks import Check
 from suite.errors import SuiteError
 
@@ -68,11 +68,6 @@ def read_version(name: str) -> str | None:
         return None
 
 
-def release_of(version: str) -> tuple[int, ...]:
-    """Return major and minor version."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-
-
 def _check_onnxruntime(*, has_torch: bool) -> Check:
     # By import, not by distribution: four distributions own this module, and the one for CANN is
     # built against NumPy 1 and does not load beside NumPy 2.
@@ -101,7 +96,7 @@ def _try_providers(value: str, kinds: list[Any]) -> Check:
         except (SuiteError, RuntimeError, ImportError) as error:
             name = _TRIED[kind].removesuffix("ExecutionProvider")
             problem = device_problem(kind)
-            remedy = problem.rpartition("; ")[2] if problem else str(error)
+            remedy = problem.remedy if problem else str(error)
             return Check(
                 "onnxruntime", "warning", f"{value}; {name} is listed but does not start", remedy
             )

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from suite import __version__
 from suite.checkpoint import load_checkpoint, recipe_of_checkpoint
 from suite.data import build_workers, check_classes, load_split
 from suite.data.sample import Dataset
@@ -16,8 +15,9 @@ from suite.evaluation import evaluate
 from suite.evaluation.coco import Evaluation, evaluate_coco
 from suite.evaluation.coco_files import load_ground_truth, load_results, write_results
 from suite.files import file_sha256
-from suite.launch.ranks import Patience, Ranks, join
+from suite.launch.ranks import Patience, Ranks
 from suite.launch.worker import Worker
+from suite.meeting import meet
 from suite.progress import Progress
 from suite.recipe import Recipe, list_shipped_recipes, load_recipe, recipe_digest
 from suite.recipe_sections import Data
@@ -66,11 +66,8 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
     index = 0 if request.worker is None else request.worker.local_rank
     device = build_model_device(model, request.device, index=index, strict=request.strict_device)
     loaded = load_detect(model, device=device, as_published=request.as_published)
-    digests = {key: str(value)[:12] for key, value in loaded.subject.items() if "sha256" in key}
-    facts = {**digests, "suite": __version__}
-    with join(
-        request.worker, backend=device.collective_backend, facts=facts, patience=Patience()
-    ) as ranks:
+    facts = {key: str(value)[:12] for key, value in loaded.subject.items() if "sha256" in key}
+    with meet(request.worker, device, facts=facts, patience=Patience()) as ranks:
         return _evaluate_on(model, request, device=device, loaded=loaded, ranks=ranks)
 
 

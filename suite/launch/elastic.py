@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +34,7 @@ from suite.launch.failure import (
     show_own_log,
 )
 from suite.launch.heartbeat import LAUNCHED
-from suite.launch.ports import describe_holder
+from suite.launch.ports import await_listener, describe_holder
 from suite.launch.ranks import Patience
 from suite.launch.watch import Watch, find_attempt, watching
 from suite.launch.worker import Node
@@ -74,6 +76,7 @@ def run_node(node: Node, start: Start) -> None:
     run_id = node.run_id or secrets.token_hex(4)
     log_folder = _make_log_folder(start, f"{run_id}-node{node.node_rank}-{secrets.token_hex(2)}")
     config = _build_config(node, start, run_id=run_id, log_folder=log_folder)
+    _require_first_machine(node, start)
     with (
         _environment(start),
         _quiet_elastic(),
@@ -104,6 +107,16 @@ def _make_log_folder(start: Start, name: str) -> Path:
             f"{folder}: cannot be made ({error.strerror}); name another --output"
         ) from error
     return folder
+
+
+def _require_first_machine(node: Node, start: Start) -> None:
+    """Wait for the first machine, of which torch would only say that it timed out."""
+    addr, port, patience_s = node.master_addr, node.master_port, start.patience.join_s
+    if node.node_rank > 0 and not await_listener(addr, port, timeout_s=patience_s):
+        raise MissingEnvironment(
+            f"the first machine does not listen at {addr}:{port} within {patience_s:g} s; is "
+            "`suite launch` running there, is the name right and the port open?"
+        )
 
 
 def _build_config(node: Node, start: Start, *, run_id: str, log_folder: Path) -> LaunchConfig:
@@ -200,7 +213,8 @@ def _departures(error: ChildFailedError, attempt: Path) -> Iterator[Failure]:
 
 def _lost(failure: Failure, reason: str) -> RankLost:
     return RankLost(
-        f"rank {failure.rank} {reason} (process {failure.pid}); it was killed\n"
+        f"rank {failure.rank} on {socket.gethostname()} {reason} (process {failure.pid}); "
+        "it was killed\n"
         f"logs of the ranks, and where each was (stacks.txt): {failure.folder.parent}"
     )
 
@@ -227,7 +241,11 @@ def _unreachable(node: Node, start: Start, error: DistError) -> MissingEnvironme
             f"port {node.master_port} is taken{describe_holder(node.master_port)}; "
             "give the run another one (--master HOST:PORT)"
         )
+    came = re.search(r"(\d+)/\d+ clients joined", str(error))
+    told = (
+        f"{came[1]} of {node.num_nodes} machines" if came else f"not all {node.num_nodes} machines"
+    )
     return MissingEnvironment(
-        f"machine {node.node_rank} of {node.num_nodes} cannot reach {place}, or not all machines "
-        f"came within {start.patience.join_s:g} s; is `suite launch` running on each of them?"
+        f"{told} came to {place} within {start.patience.join_s:g} s; is `suite launch` running on "
+        "each of them, and the port open?"
     )

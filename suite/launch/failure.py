@@ -153,7 +153,7 @@ def _was_asked(failure: Failure) -> bool:
 
 
 def _tell(failure: Failure) -> str:
-    step = "before its first step" if failure.step is None else f"after step {failure.step}"
+    step = f"after step {failure.step}" if failure.step else "before its first step"
     where = f"rank {failure.rank} on {socket.gethostname()}"
     if failure.message is not None:
         return failure.message if _was_asked(failure) else f"{where}, {step}: {failure.message}"

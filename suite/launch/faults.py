@@ -1,4 +1,4 @@
-"""Faults on purpose, for tests: SUITE_FAULT says which rank fails how at which step.
+"""Faults on purpose, for tests and `resume-check`: SUITE_FAULT says which rank fails how and when.
 
     SUITE_FAULT=kill9@rank1:step7,nan@rank0:step9
 

@@ -109,8 +109,10 @@ class Heart:
     def waiting(self) -> Iterator[None]:
         """Note that what is inside waits for other ranks."""
         self.wait(True)
-        yield
-        self.wait(False)
+        try:
+            yield
+        finally:
+            self.wait(False)
 
     def _beat(self, stop: threading.Event, launcher: int) -> None:
         while not stop.wait(BEAT_S):

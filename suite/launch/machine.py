@@ -5,15 +5,13 @@ What is set for HCCL follows Ascend's documents and is unverified on Ascend hard
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import socket
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 from suite.errors import InputError, UsageError
 from suite.files import write_text
+from suite.launch.addresses import is_own, parse_address
 from suite.launch.plan import LaunchPlan
 from suite.launch.rank_table import RankTable, find_own_server, write_rank_table
 from suite.launch.worker import LOOPBACK, Node
@@ -29,21 +27,21 @@ def find_own_node(plan: LaunchPlan, addresses: Collection[str]) -> int:
     """Return which machine of a plan this one is.
 
     Args:
-        addresses: its addresses and its name, as `local_addresses` gives them.
+        addresses: those of this machine and its name, as `local_addresses` gives them.
 
     Raises:
         UsageError: it is none of them, or that cannot be told.
     """
     if plan.node_rank is not None:
         return plan.node_rank
-    if plan.rank_table is not None:
-        return find_own_server(plan.rank_table[1], addresses)
+    if plan.table is not None:
+        return find_own_server(plan.table, addresses)
     if plan.hosts[0] is None:
         raise UsageError(
             f"which of the {plan.num_nodes} machines is this? Give --node-rank, from 0 to "
             f"{plan.num_nodes - 1}"
         )
-    found = [rank for rank, host in enumerate(plan.hosts) if _is_own(str(host), addresses)]
+    found = [rank for rank, host in enumerate(plan.hosts) if is_own(str(host), addresses)]
     if len(found) == 1:
         return found[0]
     told = "several" if found else "none"
@@ -66,7 +64,6 @@ def build_node(plan: LaunchPlan, node_rank: int) -> Node:
         master_addr=LOOPBACK if single else plan.require_master(),
         master_port=0 if single else plan.master_port,
         run_id=plan.run_id,
-        starter="suite launch",
     )
 
 
@@ -81,14 +78,14 @@ def rank_environment(
     if plan.training.device not in ("npu", "auto"):
         return {}
     added = _choose_network(plan, node_rank, environ)
-    if plan.rank_table is not None:
+    if plan.table is not None:
         added |= _point_at_table(plan, node_rank, environ)
-        added |= _choose_devices(plan.rank_table[1], node_rank, environ)
+        added |= _choose_devices(plan.table, node_rank, environ)
     return added
 
 
-def prepare_rank_table(source: Path, table: RankTable, path: Path) -> None:
-    """Put a rank table where HCCL reads it, in a format that it knows.
+def prepare_rank_table(plan: LaunchPlan, node_rank: int) -> None:
+    """Put a plan's rank table, if it has one, where HCCL reads it, in a format that it knows.
 
     It refuses links, which a mounted table often is, and newer releases know template 2 no more.
     Other tables are copied with all that is in them.
@@ -96,29 +93,23 @@ def prepare_rank_table(source: Path, table: RankTable, path: Path) -> None:
     Raises:
         InputError: the place cannot be written.
     """
-    if table.version == "template2":
-        write_rank_table(table, "1.0", path)
+    if plan.table is None or plan.table_path is None:
+        return
+    path = own_table_path(plan, node_rank)
+    if plan.table.version == "template2":
+        write_rank_table(plan.table, "1.0", path)
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, source.read_text(encoding="utf-8"))
+        write_text(path, plan.table_path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def table_path(plan: LaunchPlan, node_rank: int) -> Path:
+def own_table_path(plan: LaunchPlan, node_rank: int) -> Path:
     """Return where a machine's ranks find the rank table; machines may share the folder."""
     name = f"{plan.run_id or plan.training.name}-node{node_rank}-hccl.json"
     return plan.training.log_folder.absolute() / name
-
-
-def _is_own(host: str, addresses: Collection[str]) -> bool:
-    own = {address.lower() for address in addresses}
-    if host.lower() in own:
-        return True
-    with contextlib.suppress(OSError):  # a name that this machine cannot resolve is not its own
-        return any(str(info[4][0]) in own for info in socket.getaddrinfo(host, None))
-    return False
 
 
 def _choose_network(plan: LaunchPlan, node_rank: int, environ: Mapping[str, str]) -> dict[str, str]:
@@ -127,23 +118,15 @@ def _choose_network(plan: LaunchPlan, node_rank: int, environ: Mapping[str, str]
         return {"HCCL_IF_IP": _require_address(plan.local_addr)}
     host = plan.hosts[node_rank]
     chosen = "HCCL_IF_IP" in environ or "HCCL_SOCKET_IFNAME" in environ
-    if plan.num_nodes == 1 or host is None or chosen or not _is_address(host):
+    if plan.num_nodes == 1 or host is None or chosen or parse_address(host) is None:
         return {}
     return {"HCCL_IF_IP": host}
 
 
 def _require_address(text: str) -> str:
-    if not _is_address(text):
+    if parse_address(text) is None:
         raise UsageError(f"--local-addr {text}: expected an address such as 10.0.0.1")
     return text
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _point_at_table(plan: LaunchPlan, node_rank: int, environ: Mapping[str, str]) -> dict[str, str]:
@@ -158,7 +141,7 @@ def _point_at_table(plan: LaunchPlan, node_rank: int, environ: Mapping[str, str]
             f"HCCL_CONNECT_TIMEOUT={given}: with a rank table expected at least {_CONNECT_S} "
             "seconds; unset it or raise it"
         )
-    return {"RANK_TABLE_FILE": str(table_path(plan, node_rank)), "HCCL_CONNECT_TIMEOUT": given}
+    return {"RANK_TABLE_FILE": str(own_table_path(plan, node_rank)), "HCCL_CONNECT_TIMEOUT": given}
 
 
 def _choose_devices(table: RankTable, node_rank: int, environ: Mapping[str, str]) -> dict[str, str]:

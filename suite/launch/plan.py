@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final, Literal
 
 from suite.errors import UsageError
+from suite.launch.addresses import is_local_only
 from suite.launch.rank_table import RankTable, load_rank_table
 from suite.launch.worker import DEFAULT_PORT
 
 _HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _MASTER: Final = re.compile(rf"({_HOST})(?::([0-9]{{1,5}}))?")
-_LOCAL_ONLY: Final = re.compile(r"localhost|127\.[0-9.]+|0\.0\.0\.0")
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -72,7 +72,8 @@ class LaunchPlan:
         node_rank: this machine, as far as it was said.
         master_addr: the first machine; None where it was not said.
         run_id: what the machines meet under; "" on a single one: any.
-        rank_table: its file and what it says.
+        table_path: the file of the rank table, where there is one.
+        table: what it says.
         local_addr: of this machine, as far as it was said.
     """
 
@@ -82,7 +83,8 @@ class LaunchPlan:
     master_addr: str | None
     master_port: int
     run_id: str
-    rank_table: tuple[Path, RankTable] | None = None
+    table_path: Path | None = None
+    table: RankTable | None = None
     local_addr: str | None = None
 
     @property
@@ -98,10 +100,8 @@ class LaunchPlan:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return what the rank table's reader noticed, one sentence each."""
-        if self.rank_table is None:
-            return ()
-        path, table = self.rank_table
-        return tuple(f"{path}: {warning}" for warning in table.warnings)
+        found = () if self.table is None else self.table.warnings
+        return tuple(f"{self.table_path}: {warning}" for warning in found)
 
     def ranks_of(self, node_rank: int) -> range:
         """Return the ranks of a machine."""
@@ -144,10 +144,10 @@ def plan_launch(machines: Machines, training: Training, *, run_id: str | None) -
         master_addr=addr,
         master_port=port,
         run_id=_choose_run_id(training, hosts, port) if run_id is None else _check_run_id(run_id),
-        rank_table=None if table is None or machines.rank_table is None
-        else (machines.rank_table, table),
+        table_path=machines.rank_table,
+        table=table,
         local_addr=machines.local_addr,
-    )  # fmt: skip
+    )
 
 
 def node_command(plan: LaunchPlan, node_rank: int) -> list[str]:
@@ -157,10 +157,10 @@ def node_command(plan: LaunchPlan, node_rank: int) -> list[str]:
         UsageError: nobody said which machine is the first.
     """
     command = ["suite", "launch"]
-    if plan.rank_table is not None:
-        command += ["--rank-table", str(plan.rank_table[0])]
+    if plan.table_path is not None:
+        command += ["--rank-table", str(plan.table_path)]
     if plan.num_nodes > 1:
-        if plan.rank_table is None:
+        if plan.table_path is None:
             command += ["--nnodes", str(plan.num_nodes)]
         command += ["--node-rank", str(node_rank)]
         command += ["--master", f"{plan.require_master()}:{plan.master_port}"]
@@ -203,7 +203,7 @@ def _split_hosts(text: str) -> list[str]:
     for host in hosts:
         if re.fullmatch(_HOST, host) is None:
             raise UsageError(f"--hosts {text}: expected names or addresses, got {host!r}")
-        if len(hosts) > 1 and _LOCAL_ONLY.fullmatch(host):
+        if len(hosts) > 1 and is_local_only(host):
             raise UsageError(f"--hosts {text}: {host} is no address that the others can reach")
         if hosts.count(host) > 1:
             raise UsageError(f"--hosts {text}: {host} is given more than once")

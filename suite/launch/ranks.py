@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not i
 from torch.nn.parallel import DistributedDataParallel
 
 from suite.errors import RankLost, SuiteError, UsageError
+from suite.launch.addresses import interface_towards
 from suite.launch.handshake import (
     describe_differences,
     find_differences,
@@ -108,21 +109,18 @@ class Ranks:
         before[1].wait()
         return bool(before[0].item())
 
-    def any_now(self, raised: bool) -> bool:
-        """Return whether any rank raises a flag; all wait for each other."""
-        return any(self.gather(raised))
-
     def gather(self, value: Any) -> list[Any]:
         """Return the plain values (JSON) of all ranks, by rank."""
         if self.num_ranks == 1:
             return [value]
         content = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = torch.zeros(self.num_ranks, dtype=torch.int64)
-        dist.all_gather_single(sizes, torch.tensor([len(content)]))
-        longest = int(sizes.max())
-        padded = nn.functional.pad(content, (0, longest - len(content)))
-        gathered = torch.empty(self.num_ranks, longest, dtype=torch.uint8)
-        dist.all_gather_single(gathered.view(-1), padded)
+        with self._waiting():
+            dist.all_gather_single(sizes, torch.tensor([len(content)]))
+            longest = int(sizes.max())
+            padded = nn.functional.pad(content, (0, longest - len(content)))
+            gathered = torch.empty(self.num_ranks, longest, dtype=torch.uint8)
+            dist.all_gather_single(gathered.view(-1), padded)
         rows = zip(gathered, sizes.tolist(), strict=True)
         return [json.loads(row[:size].numpy().tobytes()) for row, size in rows]
 
@@ -165,12 +163,16 @@ class Ranks:
         if self.num_ranks == 1:
             return module
         device = next(module.parameters()).device
-        return DistributedDataParallel(
+        network = DistributedDataParallel(
             module,
             device_ids=None if device.type == "cpu" else [device.index],
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
         )
+        if self._heart is not None:
+            # What comes after the forward pass waits for all; `mark` ends it.
+            network.register_forward_hook(self._note_waiting)
+        return network
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every rank the main rank's buffers."""
@@ -182,16 +184,29 @@ class Ranks:
         """Return when all ranks have come here."""
         self.gather(None)
 
+    def _waiting(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._heart is None else self._heart.waiting()
+
+    def _note_waiting(self, *_: Any) -> None:
+        assert self._heart is not None
+        self._heart.wait(True)
+
 
 @contextmanager
 def join(
-    worker: Worker | None, *, backend: str, facts: Mapping[str, str], patience: Patience
+    worker: Worker | None,
+    *,
+    backend: str,
+    device: torch.device,
+    facts: Mapping[str, str],
+    patience: Patience,
 ) -> Iterator[Ranks]:
     """Meet the other ranks of a run, compare, and yield what they do together; then part.
 
     Args:
         worker: None, or one of a single rank, trains alone.
-        backend: of torch.distributed, such as "cpu:gloo,npu:hccl"; the device is chosen already.
+        backend: of torch.distributed, such as "cpu:gloo,npu:hccl".
+        device: that this process has chosen already.
         facts: what has to be equal on all ranks.
 
     Raises:
@@ -205,6 +220,7 @@ def join(
     with Heart.beating() as heart, _heard(worker):
         store = open_store(worker, timeout_s=patience.join_s)
         shake_hands(store, worker, facts=facts, timeout_s=patience.join_s)
+        _name_interface(worker)
         of_run = PrefixStore(f"run/{worker.run_id}", store)
         of_attempt = PrefixStore(f"attempt/{worker.attempt}", of_run)
         dist.init_process_group(
@@ -213,6 +229,7 @@ def join(
             rank=worker.rank,
             world_size=worker.num_ranks,
             timeout=timedelta(seconds=patience.step_s),
+            device_id=None if device.type == "cpu" else device,
         )
         ranks = Ranks(worker, store=of_run, heart=heart)
         ranks.mark(0)
@@ -221,6 +238,13 @@ def join(
             ranks.wait_for_all()  # nobody takes the store away from others
             # Not where one was lost: what a device was told to do with it would be waited for.
             dist.destroy_process_group()
+
+
+def _name_interface(worker: Worker) -> None:
+    """Tell gloo by which interface the others are reached, unless somebody has."""
+    interface = interface_towards(worker.master_addr)
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 @contextmanager

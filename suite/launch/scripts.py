@@ -19,8 +19,9 @@ from suite.launch.rank_table.model import format_numbers
 # What device plugins call a device, and what Slurm's do on most sites.
 _KUBERNETES: Final = {"npu": "huawei.com/Ascend910", "cuda": "nvidia.com/gpu"}
 _SLURM: Final = {"npu": "npu", "cuda": "gpu"}
-# A pod is named after its job, "-node-0-0" and five characters more, 63 in all.
-_LONGEST_JOB: Final = 40
+# A pod is named after its job, which the server gives five characters more, "-node-0-0" and five
+# characters again, 63 in all.
+_LONGEST_PREFIX: Final = 35
 
 
 def format_plan(plan: LaunchPlan) -> str:
@@ -78,6 +79,8 @@ def slurm_script(plan: LaunchPlan) -> str:
         "#SBATCH --ntasks-per-node=1",
         # Otherwise a task is given one core, for all ranks and loaders of its machine.
         "#SBATCH --exclusive",
+        # All of its memory, which --exclusive does not give.
+        "#SBATCH --mem=0",
         # Three minutes before the time is up the ranks are told to save.
         "#SBATCH --signal=TERM@180",
     ]
@@ -108,11 +111,12 @@ def kubernetes_manifest(plan: LaunchPlan, *, image: str) -> str:
     lines = [
         f"# {plan.training.name} on {plan.training.num_ranks} devices; kubectl create -f FILE",
         "# Loaders share memory: the runtime's pods need an emptyDir of medium Memory at /dev/shm.",
-        *_ASCEND_NOTES[: 3 * (plan.training.device == "npu")],
+        *(_ASCEND_NOTES if plan.training.device == "npu" else ()),
         "apiVersion: trainer.kubeflow.org/v1alpha1",
         "kind: TrainJob",
         "metadata:",
-        f"  name: {_scalar(_job_name(plan.training.name))}",
+        # The server appends five characters, so that each run is a job of its own.
+        f"  generateName: {_scalar(_job_prefix(plan.training.name))}",
         "spec:",
         "  runtimeRef:",
         "    name: torch-distributed",
@@ -137,8 +141,8 @@ _ASCEND_NOTES: Final = (
 def _describe_node(plan: LaunchPlan, node_rank: int) -> list[str]:
     host = plan.hosts[node_rank]
     devices = range(plan.processes_per_node)
-    if plan.rank_table is not None:
-        numbers = format_numbers(plan.rank_table[1].servers[node_rank].device_ids)
+    if plan.table is not None:
+        numbers = format_numbers(plan.table.servers[node_rank].device_ids)
     else:
         numbers = format_numbers(devices)
     lines = [
@@ -156,7 +160,7 @@ def _quote(plan: LaunchPlan, node_rank: int) -> str:
 
 
 def _refuse_table(plan: LaunchPlan, form: str) -> None:
-    if plan.rank_table is not None:
+    if plan.table is not None:
         raise UsageError(
             f"--format {form}: a rank table names machines and devices, but the scheduler chooses "
             "them; give --nnodes"
@@ -174,10 +178,11 @@ def _list_resources(plan: LaunchPlan) -> list[str]:
     return lines
 
 
-def _job_name(recipe: str) -> str:
-    """Return a label of RFC 1035, which begins with a letter."""
+def _job_prefix(recipe: str) -> str:
+    """Return the beginning of a label of RFC 1035, which begins with a letter, and a hyphen."""
     name = re.sub(r"[^a-z0-9]+", "-", recipe.lower())
-    return (name if name[0].isalpha() else f"run-{name}")[:_LONGEST_JOB].strip("-")
+    name = name if name[0].isalpha() else f"run-{name}"
+    return name[: _LONGEST_PREFIX - 1].strip("-") + "-"
 
 
 def _scalar(text: str) -> str:

@@ -15,10 +15,9 @@ from dataclasses import replace
 from typing import Final
 
 from suite.errors import UsageError
+from suite.launch.environment import Seen
 from suite.launch.slurm import first_host, is_task_of_srun
-from suite.launch.worker import DEFAULT_PORT, LOOPBACK, Node, Seen, Worker
-
-__all__ = ["Node", "Worker", "recognise"]
+from suite.launch.worker import DEFAULT_PORT, LOOPBACK, Node, Worker
 
 _BY_HAND: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # The Ascend Operator's LOCAL_RANK: hiascend.com, MindCluster, "Environment Variable Description".

@@ -29,17 +29,30 @@ def open_store(worker: Worker, *, timeout_s: float) -> Any:
     served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if worker.rank == 0 and not served:
         return _serve(worker, timeout_s)
-    place = f"{worker.master_addr}:{worker.master_port}"
+    return reach_store(
+        worker.master_addr, worker.master_port, who=f"rank {worker.rank}", timeout_s=timeout_s
+    )
+
+
+def reach_store(addr: str, port: int, *, who: str, timeout_s: float) -> Any:
+    """Connect to a store that is served elsewhere.
+
+    Args:
+        who: wants it, for people.
+
+    Raises:
+        MissingEnvironment: it cannot be reached in time.
+    """
     deadline = time.monotonic() + timeout_s
-    if not await_listener(worker.master_addr, worker.master_port, timeout_s=timeout_s):
+    if not await_listener(addr, port, timeout_s=timeout_s):
         raise MissingEnvironment(
-            f"rank {worker.rank} cannot reach the main rank at {place} within {timeout_s:g} s; "
+            f"{who} cannot reach the main rank at {addr}:{port} within {timeout_s:g} s; "
             "is it running there, is the name right and the port open?"
         )
-    store = _connect(worker, max(deadline - time.monotonic(), _LEAST_S))
+    store = _connect(addr, port, max(deadline - time.monotonic(), _LEAST_S))
     if store is None:
         raise MissingEnvironment(
-            f"what listens at {place} does not answer rank {worker.rank} as the main rank would; "
+            f"what listens at {addr}:{port} does not answer {who} as the main rank would; "
             f"is it another program? {OTHER_PORT}"
         )
     store.set_timeout(timedelta(seconds=timeout_s))
@@ -50,7 +63,7 @@ def _serve(worker: Worker, timeout_s: float) -> Any:
     port = worker.master_port
     try:
         # For all, from wherever they come, whether or not this machine knows its own name.
-        return _open(LOOPBACK, worker, timeout_s, is_master=True)
+        return _open(LOOPBACK, port, timeout_s, is_master=True)
     except DistError as error:
         if "EADDRINUSE" in str(error):
             why = f"port {port} is taken{describe_holder(port)}"
@@ -59,14 +72,14 @@ def _serve(worker: Worker, timeout_s: float) -> Any:
         raise MissingEnvironment(f"{why}; {OTHER_PORT}") from error
 
 
-def _connect(worker: Worker, timeout_s: float) -> Any:
+def _connect(addr: str, port: int, timeout_s: float) -> Any:
     """Return the store; None where something else listens."""
     opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def connect() -> None:
         try:
             # Half, as it tries again after that: at the end it shall have come to an end.
-            opened.put(_open(worker.master_addr, worker, timeout_s / 2, is_master=False))
+            opened.put(_open(addr, port, timeout_s / 2, is_master=False))
         except DistError:
             opened.put(None)
 
@@ -78,11 +91,10 @@ def _connect(worker: Worker, timeout_s: float) -> Any:
         return None
 
 
-def _open(addr: str, worker: Worker, timeout_s: float, *, is_master: bool) -> Any:
+def _open(addr: str, port: int, timeout_s: float, *, is_master: bool) -> Any:
     return TCPStore(
         addr,
-        worker.master_port,
-        world_size=worker.num_ranks,
+        port,
         is_master=is_master,
         timeout=timedelta(seconds=timeout_s),
         wait_for_workers=False,

@@ -20,8 +20,8 @@ from typing import Final
 from suite.launch.heartbeat import LEAVING, STACKS_SIGNAL, Pulse, read_pulse
 
 _POLL_S: Final = 0.5
-# Parts of the patience. One that waits for ever is told before the collectives that wait for it fail
-# and the others end, after which nobody knows who waited for whom.
+# Parts of the patience. One that waits for ever is told before the collectives that wait for it
+# fail and the others end, after which nobody knows who waited for whom.
 _STUCK_PART: Final = 0.9
 _FROZEN_PART: Final = 0.1
 _FROZEN_LEAST_S: Final = 5.0  # some calls into libraries let no other thread run for seconds
@@ -66,7 +66,9 @@ class Watch:
         alive = {f: s for f, s in seen.items() if s.gone_s == 0.0 and f not in self.lost}
         frozen = [f for f, s in alive.items() if s.still_s > self._frozen_s(s.pulse)]
         stuck_s = self.patience_s * _STUCK_PART
-        stuck = alive and all(s.idle_s > stuck_s for s in alive.values())
+        # Who has waited for one that was killed since is not stuck itself.
+        waited = alive and all(s.idle_s > stuck_s for s in alive.values())
+        stuck = waited and not self.lost.keys() & seen.keys()
         if frozen:
             self._end(alive, frozen, "gave no sign of life since step {step}: stopped or frozen")
         elif stuck:

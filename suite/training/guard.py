@@ -24,6 +24,7 @@ from suite.events import DIVERGENCE_REMEDY
 
 # In fp16 some skipped steps in a row are normal: the scaler halves its scale at each.
 MAX_SKIPPED: Final[Mapping[Precision, int]] = {"fp32": 10, "bf16": 10, "fp16": 30}
+_STRICTER_AT_THE_END: Final = 10
 JUMP: Final = 10.0
 NUM_REMEMBERED: Final = 20
 NUM_BEFORE_JUDGING: Final = 5
@@ -194,15 +195,15 @@ class LossGuard:
 
     def _allowed(self, last: bool) -> int:
         """Return how many steps in a row may be skipped."""
-        return self._max_skipped // MAX_SKIPPED["fp32"] if last else self._max_skipped
+        return self._max_skipped // _STRICTER_AT_THE_END if last else self._max_skipped
 
     def _find_problem(
         self, loss: float | None, where: str, in_a_row: int, allowed: int
     ) -> str | None:
         if in_a_row > allowed:
             return (
-                f"{in_a_row} steps in a row had gradients that are not finite {where}, "
-                f"{allowed} are let pass"
+                f"{in_a_row} steps in a row had gradients that are not finite {where}, more than "
+                f"{allowed}"
             )
         if loss is None:
             return None

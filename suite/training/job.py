@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from models import Detector
-from suite import __version__
 from suite.checkpoint import build_recipe_detector, start_from_checkpoint
 from suite.data import build_workers, load_recipe_splits
 from suite.data.batching import (
@@ -29,10 +28,10 @@ from suite.data.loading import TrainingStream, iterate_training
 from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
-from suite.device_facts import limit_collectives
 from suite.errors import MissingEnvironment, UsageError
-from suite.launch.ranks import Patience, Ranks, join
+from suite.launch.ranks import Patience, Ranks
 from suite.launch.worker import Worker
+from suite.meeting import meet
 from suite.progress import LateProgress, transfer_progress
 from suite.recipe import Recipe, recipe_digest
 from suite.schedule import learning_rate, steps_per_epoch, total_steps
@@ -93,23 +92,10 @@ def opened_job(
     """
     device = _build_device(recipe, worker, strict=strict_device)
     tune_cpu_allocator()
-    limit_collectives(device.kind, patience_s=recipe.launch.step_timeout_s)
-    with join(
-        worker,
-        backend=device.collective_backend,
-        facts=_facts_of_run(recipe),
-        patience=Patience(join_s=recipe.launch.join_timeout_s, step_s=recipe.launch.step_timeout_s),
-    ) as ranks:
+    facts = {"recipe": f"{recipe.name} ({recipe_digest(recipe)[:12]})"}
+    patience = Patience(join_s=recipe.launch.join_timeout_s, step_s=recipe.launch.step_timeout_s)
+    with meet(worker, device, facts=facts, patience=patience) as ranks:
         yield _prepare(recipe, device, ranks)
-
-
-def _facts_of_run(recipe: Recipe) -> dict[str, str]:
-    """Return what must be the same on all ranks before the data is looked at."""
-    return {
-        "recipe": f"{recipe.name} ({recipe_digest(recipe)[:12]})",
-        "suite": __version__,
-        "torch": str(torch.__version__),
-    }
 
 
 def _prepare(recipe: Recipe, device: Device, ranks: Ranks) -> Job:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,9 @@ from suite.data.prefetching import move_to_device
 from suite.device import Device
 from suite.errors import Diverged, MissingEnvironment
 from suite.events import Events, Interval
+from suite.parent import STOP_SIGNALS
 from suite.training.guard import LossGuard
 from suite.training.optim import Updater
-
-_STOP_SIGNALS: Final = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-)
 
 Learner = Callable[[Batch], dict[str, Tensor]]
 StopSignal = Callable[[], int | None]
@@ -59,11 +56,11 @@ def run_steps(
 ) -> None:
     """Train on every batch.
 
-    Raises:
-        Diverged: what `loss_guard` finds.
-
     Args:
         after_step: called with the number of steps done; checkpoints, evaluates, stops.
+
+    Raises:
+        Diverged: what `loss_guard` finds.
     """
     moved = move_to_device(batches, device)
     with closing(moved):  # ends the loader's processes, whatever ends the loop
@@ -123,7 +120,7 @@ def explaining_memory(device: Device, *, rank_batch: int) -> Iterator[None]:
         raise MissingEnvironment(
             f"{device.name()} ran out of memory with {rank_batch} images at a time, "
             f"{peak:.1f} GiB at the peak; train with fewer: --set global_batch=..., which scales "
-            "the learning rate, or on more devices"
+            "the learning rate"
         ) from error
 
 
@@ -138,9 +135,10 @@ def catch_stop_signals() -> Iterator[StopSignal]:
     def remember(number: int, _frame: FrameType | None) -> None:
         received.append(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
         # The first handler would still clean up, which can hang as the step may.
-        signal.signal(number, signal.SIG_DFL)
+        for again in STOP_SIGNALS:
+            signal.signal(again, signal.SIG_DFL)
 
-    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in _STOP_SIGNALS}
+    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in STOP_SIGNALS}
     try:
         yield lambda: received[0] if received else None
     finally:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from suite import device_problems
-from suite.device import build_device, count_devices, device_problem
+from suite.device import Kind, build_device, count_devices, device_problem
+from suite.device_problems import Problem
 from suite.errors import MissingEnvironment
 
 TORCH = torch.__version__
@@ -36,6 +37,10 @@ def install_torch_npu(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch
     del sys.modules["torch_npu"]
 
 
+def say_problem(kind: Kind) -> str:
+    return str(device_problem(kind))
+
+
 def missing(library: str) -> str:
     text = f"{library}: cannot open shared object file: No such file or directory"
     return f"raise ImportError({text!r})"
@@ -51,7 +56,7 @@ def test_npu_that_is_not_installed_names_the_install_command(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "torch_npu" else real(name)
     )
-    assert device_problem("npu") == f"device npu: torch_npu is not installed; {INSTALL}"
+    assert device_problem("npu") == Problem("torch_npu is not installed", INSTALL)
     with pytest.raises(MissingEnvironment) as info:
         build_device("npu", "fp32")
     assert info.value.exit_code == 4
@@ -104,7 +109,7 @@ def test_npu_that_does_not_load_names_cause_and_remedy(
     source: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_torch_npu(source, tmp_path, monkeypatch)
-    assert device_problem("npu") == f"device npu: {problem}"
+    assert say_problem("npu") == problem
     for ask in (lambda: build_device("npu", "fp32"), lambda: count_devices("npu")):
         with pytest.raises(MissingEnvironment) as info:
             ask()
@@ -116,9 +121,7 @@ def test_npu_of_another_release_is_not_even_loaded(
 ) -> None:
     install_torch_npu("raise AssertionError('loaded')", tmp_path, monkeypatch)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.12.0.post1")
-    assert device_problem("npu") == (
-        f"device npu: torch_npu 2.12.0.post1 does not fit torch {TORCH}; {INSTALL}"
-    )
+    assert say_problem("npu") == (f"torch_npu 2.12.0.post1 does not fit torch {TORCH}; {INSTALL}")
 
 
 @pytest.mark.parametrize(
@@ -149,12 +152,12 @@ def test_npu_without_devices_names_where_to_look(
     install_torch_npu("", tmp_path, monkeypatch)
     for file in ("davinci_manager", *files):
         (tmp_path / file).touch()
-    monkeypatch.setattr(device_problems, "_DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(device_problems, "DEVICE_FILES", tmp_path)
     if visible is not None:
         monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", visible)
     empty = SimpleNamespace(device_count=lambda: 0)
     monkeypatch.setattr(torch, "get_device_module", lambda kind: empty)
-    assert device_problem("npu") == f"device npu: {problem}"
+    assert say_problem("npu") == problem
 
 
 def test_auto_passes_over_a_broken_npu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

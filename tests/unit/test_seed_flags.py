@@ -164,6 +164,16 @@ def test_every_rewritten_flag_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("level", "remark"),
+    [("O0", ""), ("O1", ""), ("O2", " (the same as O1: weights stay fp32)")],
+)
+def test_o2_is_told_to_be_o1(level: str, remark: str) -> None:
+    words, notes = rewrite_seed_flags(["train", "ssd_r34_8p", f"--opt-level={level}"])
+    assert words == ["train", "ssd_r34_8p", "--set", f"precision={level}"]
+    assert notes == [f"--opt-level {level} is read as --set precision={level}{remark}"]
+
+
 def test_data_may_lie_in_a_folder_coco(in_folder: Path) -> None:
     (in_folder / "coco").mkdir()
     assert rewrite("train demo --data_path=.") == "train demo --data coco"
@@ -247,7 +257,11 @@ def test_eval_takes_the_last_checkpoint_of_the_run_that_saved_last(in_folder: Pa
         "--val_json_file=/a/val.json --eval_batch_size=16 --model_dir=r --device cpu"
     )
     newest = "r/ssd_r34_8p-10/checkpoints/step-00000020.pth"
-    assert rewrite(f"train {everything}") == f"eval {newest} --batch 16 --output r --device cpu"
+    asked = "--devices 8 --batch 16 --output r --device cpu"
+    assert rewrite(f"train {everything}") == f"eval {newest} {asked}"
+    assert parse(f"suite train {everything}").params["devices"] == 8
+    several = rewrite(f"train {everything} --nnodes=2 --node_rank=0 --master_addr=10.0.0.1")
+    assert several == f"eval {newest} {asked}"
     Path("other.yaml").write_text(Path("r/other-1/recipe.yaml").read_text())
     found = rewrite("train other.yaml --mode eval --model_dir r")
     assert found == "eval r/other-1/checkpoints/step-00000005.pth --output r"

@@ -8,41 +8,23 @@ only at the first collective. Unverified on Ascend hardware: only the documents 
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import re
-import socket
 from collections.abc import Collection
 from pathlib import Path
 
 from suite.errors import UsageError
+from suite.launch.addresses import is_placeholder, normalise
 from suite.launch.rank_table.examining import examine_rank_table, list_faults
-from suite.launch.rank_table.model import (
-    RankDevice,
-    RankTable,
-    Server,
-    SuperPod,
-    Version,
-    is_placeholder,
-    parse_address,
-)
+from suite.launch.rank_table.model import RankTable, Version
 from suite.launch.rank_table.strict_json import read_bytes
 from suite.launch.rank_table.writing import write_rank_table
 
 __all__ = [
-    "RankDevice",
     "RankTable",
-    "Server",
-    "SuperPod",
     "Version",
     "find_own_server",
     "load_rank_table",
-    "local_addresses",
     "write_rank_table",
 ]
-
-_IPV4_ADDRESSES = Path("/proc/net/fib_trie")
-_IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 
 
 def load_rank_table(path: Path, *, num_ranks: int | None = None) -> RankTable:
@@ -73,24 +55,15 @@ def find_own_server(table: RankTable, addresses: Collection[str]) -> int:
     """
     if table.num_servers == 1 and is_placeholder(table.master.host_addr):
         return 0
-    own = {_normalise(address) for address in addresses}
+    own = {normalise(address) for address in addresses}
     # Containers of one machine share its host_ip, but not the address that others reach them at.
-    found = [index for index, one in enumerate(table.servers) if _normalise(one.host_addr) in own]
+    found = [index for index, one in enumerate(table.servers) if normalise(one.host_addr) in own]
     if not found:
-        names = [{_normalise(name) for name in one.names} for one in table.servers]
+        names = [{normalise(name) for name in one.names} for one in table.servers]
         found = [index for index, some in enumerate(names) if own & some]
     if len(found) == 1:
         return found[0]
     raise UsageError(_explain_no_server(table, addresses, found))
-
-
-def local_addresses() -> set[str]:
-    """Return the addresses of this machine on all its networks, and its host name."""
-    name = socket.gethostname()
-    found = {"127.0.0.1", "::1", name} | _read_ipv4_addresses() | _read_ipv6_addresses()
-    with contextlib.suppress(OSError):  # a name that nobody knows is common in containers
-        found |= {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
-    return found
 
 
 def _explain_no_server(table: RankTable, addresses: Collection[str], found: list[int]) -> str:
@@ -101,25 +74,3 @@ def _explain_no_server(table: RankTable, addresses: Collection[str], found: list
         f"this machine ({', '.join(sorted(addresses))}) is {told} of the rank table "
         f"({listed}{more}); pass --node-rank, or correct its server_id and host_ip"
     )
-
-
-def _normalise(name: str) -> str:
-    parsed = parse_address(name)
-    return name.lower() if parsed is None else str(parsed)
-
-
-def _read_ipv4_addresses() -> set[str]:
-    """Read the kernel's routes, where an own address has the line "/32 host LOCAL" under it."""
-    try:
-        text = _IPV4_ADDRESSES.read_text()
-    except OSError:  # not Linux, or a sandbox that shows no routes
-        return set()
-    return set(re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", text))
-
-
-def _read_ipv6_addresses() -> set[str]:
-    try:
-        lines = _IPV6_ADDRESSES.read_text().splitlines()
-    except OSError:
-        return set()
-    return {str(ipaddress.IPv6Address(int(line.split()[0], 16))) for line in lines}

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from suite.errors import InputError, UsageError
-from suite.launch.rank_table.examining import examine_rank_table
-from suite.launch.rank_table.model import RankDevice, RankTable, Server, parse_address
+from suite.launch.addresses import parse_address
+from suite.launch.rank_table.model import RankDevice, RankTable, Server
 from suite.launch.rank_table.rules import ASK_ADDRESS
 from suite.launch.rank_table.strict_json import read_bytes
-from suite.launch.rank_table.writing import format_rank_table
 
 MAX_BYTES: Final = 2**20  # /etc/hccn.conf has some 40 lines
 
@@ -27,29 +26,28 @@ Devices = Mapping[int, str]
 
 
 def make_rank_table(
-    hosts: Sequence[str], *, devices_per_host: int, devices: Mapping[str, Devices]
+    hosts: Sequence[str], *, devices_per_host: int | None, devices: Mapping[str, Devices]
 ) -> RankTable:
-    """Make a table of version 1.0.
+    """Make a table of version 1.0, which is checked when it is written.
 
     Args:
         hosts: addresses, or names that resolve to them, in the order of their ranks.
-        devices_per_host: how many devices each of them gives, those with the lowest numbers.
+        devices_per_host: how many devices each of them gives, those with the lowest numbers; None:
+            all that have an address, as many on each host.
         devices: host -> number of a device -> its address; a single host may go without.
 
     Raises:
-        UsageError: a host or an address is missing, repeated or wrong.
+        UsageError: a host or the addresses of its devices are missing.
     """
+    each = _count_devices(hosts, devices) if devices_per_host is None else devices_per_host
     servers = []
     for index, host in enumerate(hosts):
-        ranks = range(index * devices_per_host, (index + 1) * devices_per_host)
-        chosen = _choose_devices(host, devices.get(host), devices_per_host, alone=len(hosts) == 1)
+        ranks = range(index * each, (index + 1) * each)
+        chosen = _choose_devices(host, devices.get(host), each, alone=len(hosts) == 1)
         entries = zip(ranks, chosen.items(), strict=True)
         server_devices = (RankDevice(rank, number, address) for rank, (number, address) in entries)
         servers.append(Server(resolve_host(host), tuple(server_devices)))
-    text = format_rank_table(RankTable("1.0", tuple(servers)), "1.0")
-    examined = examine_rank_table(text.encode(), source="rank table")
-    assert examined.table is not None
-    return examined.table
+    return RankTable("1.0", tuple(servers))
 
 
 def read_device_addresses(
@@ -130,6 +128,22 @@ def load_hccn_conf(path: Path) -> Devices:
         ask = ASK_ADDRESS.format(0)
         raise InputError(f"{path}: no line address_N=ADDRESS, the devices have none set; {ask}")
     return dict(sorted(found.items()))
+
+
+def _count_devices(hosts: Sequence[str], devices: Mapping[str, Devices]) -> int:
+    sizes = {host: len(devices[host]) for host in hosts if host in devices}
+    if not sizes:
+        raise UsageError(
+            "how many devices does each host give? Pass --devices-per-host, or the addresses of "
+            "all of them with --hccn or --device-ips"
+        )
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{host} {size}" for host, size in sizes.items())
+        raise UsageError(
+            f"the hosts have addresses of different numbers of devices ({listed}), each has to "
+            "give as many; pass --devices-per-host to take that many of each"
+        )
+    return next(iter(sizes.values()))
 
 
 def _choose_devices(

@@ -6,15 +6,14 @@ server is the node rank a launcher gives it and the index of a device the local 
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Version = Literal["template2", "1.0", "1.2"]
+from suite.launch.addresses import is_placeholder
+from suite.launch.worker import LOOPBACK
 
-PLACEHOLDER = "0.0.0.0"  # noqa: S104 - what published tables put where an address belongs
-_LOOPBACK = "127.0.0.1"
+Version = Literal["template2", "1.0", "1.2"]
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,17 @@ class SuperPod:
 
 @dataclass(frozen=True)
 class RankTable:
-    """All ranks of a job; made by `load_rank_table` and `make_rank_table`, which check it.
+    """All ranks of a job; `load_rank_table` and `write_rank_table` check it.
 
     Attributes:
         version: the format it was read from.
         servers: in the order of their ranks.
-        status: "completed", the only one with which a table may be used.
         warnings: what was noticed in reading and is no fault, one sentence each.
     """
 
     version: Version
     servers: tuple[Server, ...]
     super_pods: tuple[SuperPod, ...] = ()
-    status: str = "completed"
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -118,21 +115,7 @@ class RankTable:
     @property
     def master_addr(self) -> str:
         """Where rank 0 is reached; the loopback address where only a placeholder stands."""
-        return _LOOPBACK if is_placeholder(self.master.host_addr) else self.master.host_addr
-
-
-def is_placeholder(address: str) -> bool:
-    """Tell whether this is 0.0.0.0 or its IPv6 equal, which no machine has."""
-    parsed = parse_address(address)
-    return parsed is not None and parsed.is_unspecified
-
-
-def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the IP address that a text is, None where it is none or belongs to one interface."""
-    try:
-        return None if "%" in text else ipaddress.ip_address(text)
-    except ValueError:
-        return None
+        return LOOPBACK if is_placeholder(self.master.host_addr) else self.master.host_addr
 
 
 def format_numbers(numbers: Iterable[int]) -> str:

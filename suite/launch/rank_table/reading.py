@@ -106,13 +106,13 @@ def _read_server(section: Section, version: Version) -> ServerEntry:
     return ServerEntry(
         section.path,
         section.name("server_id"),
-        tuple(_read_device(device) for device in section.sections("device", known=keys)),
+        tuple(_read_device(device, version) for device in section.sections("device", known=keys)),
         section.address("host_ip"),
         section.address("container_ip"),
     )
 
 
-def _read_device(section: Section) -> DeviceEntry:
+def _read_device(section: Section, version: Version) -> DeviceEntry:
     # Version 1.2 may go without, all devices together; the rules look after that.
     return DeviceEntry(
         section.path,
@@ -120,7 +120,7 @@ def _read_device(section: Section) -> DeviceEntry:
         section.number("rank_id"),
         section.number("device_id"),
         section.address("device_ip"),
-        section.number("super_device_id", required=False),
+        section.number("super_device_id", required=False) if version == "1.2" else None,
         section.faulty,
     )
 

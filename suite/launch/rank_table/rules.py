@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from suite.launch.addresses import is_local_only, is_placeholder, parse_address
 from suite.launch.rank_table.draft import DeviceEntry, Draft, ServerEntry, find_duplicates
-from suite.launch.rank_table.model import format_numbers, is_placeholder, parse_address
+from suite.launch.rank_table.model import format_numbers
 from suite.launch.rank_table.strict_json import Fault
 from suite.launch.rank_table.super_pods import find_super_pod_faults, find_super_pod_warnings
 
@@ -97,14 +98,9 @@ def _check_servers(draft: Draft) -> Iterator[Fault]:
         if len(server.devices) != usual:
             told = f"{len(server.devices)} devices, other servers have {usual}"
             yield Fault(server.path, f"{told}; all have to have as many")
-        if len(draft.servers) > 1 and _is_local_only(server.host_addr):
+        if len(draft.servers) > 1 and is_local_only(server.host_addr or ""):
             message = f"'{server.host_addr}' is no address at which other servers reach this one"
             yield Fault(server.path, message)
-
-
-def _is_local_only(address: str | None) -> bool:
-    parsed = parse_address(address or "")
-    return parsed is not None and (parsed.is_unspecified or parsed.is_loopback)
 
 
 def _check_devices(server: ServerEntry, *, grouped: bool) -> Iterator[Fault]:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from suite.launch.rank_table.model import parse_address
+from suite.launch.addresses import parse_address
 from suite.launch.rank_table.strict_json import Bare, Fault, JsonObject, describe
 from suite.strict_nodes import clean
 

@@ -24,22 +24,26 @@ _TITLES: dict[Version, str] = {
 }
 
 
-def write_rank_table(table: RankTable, version: Version, path: Path) -> None:
+def write_rank_table(table: RankTable, version: Version, path: Path) -> RankTable:
     """Write a table in a format, all or nothing; a file that is there is replaced.
+
+    Returns:
+        What a reader will find there, with its warnings.
 
     Raises:
         UsageError: the format needs what the table does not have, or has other limits.
         InputError: the place cannot be written.
     """
-    text = format_rank_table(table, version)
+    text, written = format_rank_table(table, version)
     try:
         write_text(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    return written
 
 
-def format_rank_table(table: RankTable, version: Version) -> str:
-    """Return a table as the JSON text of a format.
+def format_rank_table(table: RankTable, version: Version) -> tuple[str, RankTable]:
+    """Return a table as the JSON text of a format, and as a reader of that text will find it.
 
     Raises:
         UsageError: the format needs what the table does not have, or has other limits.
@@ -49,10 +53,10 @@ def format_rank_table(table: RankTable, version: Version) -> str:
     plain = _group_instances(table) if version == "template2" else _list_servers(table, version)
     text = json.dumps(plain, indent=4) + "\n"
     examined = examine_rank_table(text.encode(), source="rank table")
-    if examined.faults:
+    if examined.table is None:
         title = f"these {table.num_ranks} ranks make no rank table of {_TITLES[version]}"
         raise UsageError(list_faults(title, examined.faults))
-    return text
+    return text, examined.table
 
 
 def list_losses(table: RankTable, version: Version) -> list[str]:
@@ -83,7 +87,7 @@ def _devices(table: RankTable) -> list[RankDevice]:
 
 def _list_servers(table: RankTable, version: Version) -> dict[str, Any]:
     plain: dict[str, Any] = {
-        "status": table.status,
+        "status": "completed",
         "version": version,
         "server_count": str(table.num_servers),
         "server_list": [_encode_server(server, version) for server in table.servers],
@@ -143,5 +147,5 @@ def _group_instances(table: RankTable) -> dict[str, Any]:
         "group_count": "1",
         "group_list": [group],
         "para_plane_nic_location": "device",
-        "status": table.status,
+        "status": "completed",
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from suite import device_problems
 from suite.doctor import Check, ascend, cann, devices, doctor
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -29,11 +30,11 @@ def no_accelerators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(devices, "_CUDA_DRIVER", tmp_path / "no_driver")
     device_files = tmp_path / "dev"
     device_files.mkdir()
-    monkeypatch.setattr(ascend, "_DEVICE_FILES", device_files)
+    monkeypatch.setattr(device_problems, "DEVICE_FILES", device_files)
     monkeypatch.setattr(ascend, "_DRIVER_FILE", tmp_path / "no_driver")
     monkeypatch.setattr(ascend, "_DEVICE_IPS", tmp_path / "no_ips")
     monkeypatch.setattr(cann, "_ROOTS", (tmp_path / "Ascend",))
-    for name in ("ASCEND_HOME_PATH", "HCCL_IF_BASE_PORT", "MASTER_PORT"):
+    for name in ("ASCEND_HOME_PATH", "HCCL_IF_BASE_PORT"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -217,6 +217,10 @@ def test_device_ips_have_to_be_there_and_different(
     assert (found.remedy or "").startswith("run on the host: hccn_tool -i 3 -ip -s address")
     config.write_text("address_0=192.0.2.10\n")
     assert check("device ips").value == f"device 1 has none in {config}"
+    config.write_text("address_0=192.0.2.10\naddress_0=192.0.2.11\n")
+    found = check("device ips")
+    assert (found.status, found.value) == ("warning", f"{config}:2: address_0 is given twice")
+    assert "hccn_tool -i N -ip -s address" in (found.remedy or "")
 
 
 @pytest.mark.usefixtures("eight_devices")

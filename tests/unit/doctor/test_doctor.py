@@ -187,6 +187,17 @@ def test_format_puts_the_remedy_below_its_check() -> None:
     ]
 
 
+def test_format_tells_a_remedy_once() -> None:
+    checks = [
+        Check("torch-npu", "missing", "not installed", "run: get it"),
+        Check("npu", "missing", "torch_npu is not installed", "run: get it"),
+        Check("cuda", "missing", "no GPU", "run: get another"),
+    ]
+    text = format_checks([*checks, *checks])
+    assert (text.count("-> run: get it"), text.count("-> run: get another")) == (1, 1)
+    assert text.splitlines()[1].split() == ["->", "run:", "get", "it"]
+
+
 def test_checks_are_plain_json() -> None:
     checks = [asdict(check) for check in doctor()]
     assert json.loads(json.dumps(checks)) == checks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import resource
 import shutil
 import socket
@@ -17,7 +18,7 @@ from suite.checkpoint import build_recipe_detector
 from suite.doctor import Check, doctor, machine, network
 from suite.doctor.needs import NUM_CHECKPOINTS, Needs, measure_needs
 from suite.recipe import Recipe, load_recipe
-from suite.training import outcome
+from suite.recipe_verbs import copy_recipe
 
 CheckOf = Callable[[str], Check]
 GIB = 2**30
@@ -39,7 +40,7 @@ def test_scarce_disk_is_measured_in_checkpoints(
     found = check("disk")
     assert found.status == "warning"
     assert "4 checkpoints of 0.28 GiB" in found.value
-    assert (found.remedy or "").startswith("free 0.6 GiB, or pass --output")
+    assert (found.remedy or "").startswith("free 0.6 GiB, or pass suite train --output")
     monkeypatch.setattr(shutil, "disk_usage", disk(free=2.5))
     assert check("disk").status == "ok"
 
@@ -185,15 +186,26 @@ def test_a_loopback_name_is_no_meeting_place_of_machines(monkeypatch: pytest.Mon
 def test_the_rendezvous_port_that_is_taken_is_named(
     check: CheckOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MASTER_PORT", "1")  # which suite launch does not read
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setenv("MASTER_PORT", str(port))
+        monkeypatch.setattr(network, "DEFAULT_PORT", port)
         found = check("rendezvous port")
     assert found.status == "warning"
     assert found.value.startswith(f"{port} is taken by process ")
-    assert (found.remedy or "").startswith("run: export MASTER_PORT=")
-    monkeypatch.setenv("MASTER_PORT", "http")
-    assert check("rendezvous port").remedy == "run: unset MASTER_PORT"
+    told = re.match(r"pass suite launch --master HOST:(\d+) on every", found.remedy or "")
+    assert told is not None
+    assert int(told[1]) > port
+    assert check("rendezvous port") == Check("rendezvous port", "ok", f"{port} is free")
+
+
+@pytest.mark.usefixtures("eight_devices")
+def test_the_port_matters_to_several_machines_only() -> None:
+    def names(recipe: str) -> set[str]:
+        return {check.name for check in doctor(recipe=load_recipe(recipe))}
+
+    assert "rendezvous port" in names("retinanet_r50_fpn_multinode")
+    assert "rendezvous port" not in names("retinanet_r50_fpn_8p")
 
 
 def test_a_recipe_is_held_against_the_devices_there_are(
@@ -208,7 +220,8 @@ def test_a_recipe_is_held_against_the_devices_there_are(
     found = check_for(recipe, "devices")
     assert found.status == "warning"
     assert found.remedy == (
-        "start it on 2 such machines, or run: suite train retinanet_r50_fpn_multinode --devices 8"
+        "start it on 2 such machines, or run: suite train retinanet_r50_fpn_multinode "
+        "--devices 8 --device npu"
     )
     assert check_for(load_recipe("ssd_r34_8p"), "devices").status == "ok"
     on_cpu = load_recipe("ssd_r34_8p", {"device": "cpu", "precision": "fp32"})
@@ -234,5 +247,36 @@ def test_the_device_of_a_recipe_must_be_usable(run_suite: Callable[..., SimpleNa
     assert "device npu: torch_npu is not installed" in done.stderr
     done = run_suite("doctor", "--recipe", "ssd_r34_8p", "--device", "cpu")
     assert done.code == 0
-    assert "ssd_r34_8p asks for 8 x npu, this machine has none" in done.stdout
+    assert "ssd_r34_8p asks for 8 x cpu\n" in done.stdout
     assert run_suite("doctor", "--recipe", "ssd_r34_9p").code == 2
+
+
+def test_remedies_name_what_was_typed(
+    run_suite: Callable[..., SimpleNamespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy_recipe("ssd_r34_8p", Path("mine.yaml"))
+    (tmp_path / "my data").mkdir()
+    asked = ["--recipe", "mine.yaml", "--data", "my data", "--devices", "4"]
+    done = run_suite("doctor", *asked, "--set", "devices=2", "--set", "data.workers=0")
+    typed = "mine.yaml --data 'my data' --set data.workers=0"
+    assert f"-> to run it elsewhere: suite train {typed} --devices 1 --device cpu\n" in done.stdout
+    assert "mine asks for 2 x npu, this machine has none" in done.stdout
+    assert "in my data\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "flag", [["--data", "d"], ["--devices", "2"], ["--device-ids", "0"], ["--set", "seed=1"]]
+)
+def test_flags_that_override_a_recipe_need_one(
+    run_suite: Callable[..., SimpleNamespace], flag: list[str]
+) -> None:
+    done = run_suite("doctor", *flag)
+    assert done.code == 2
+    assert f"{flag[0]} overrides a recipe: add --recipe RECIPE" in done.stderr
+
+
+def test_the_help_names_what_the_flags_take(run_suite: Callable[..., SimpleNamespace]) -> None:
+    words = run_suite("doctor", "--help").stdout.split()
+    assert words[words.index("--recipe") + 1] == "RECIPE"
+    assert words[words.index("--json") + 1] == "Print"

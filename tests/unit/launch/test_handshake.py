@@ -20,6 +20,7 @@ from suite.errors import MissingEnvironment, SuiteError, UsageError
 from suite.launch.handshake import find_differences, shake_hands
 from suite.launch.store import open_store
 from suite.launch.worker import Worker
+from tests.ports import find_port
 
 FACTS = {"recipe": "demo (0123)", "suite": "0.1", "torch": "2.13"}
 HOST = socket.gethostname()
@@ -241,9 +242,7 @@ def test_a_fact_that_the_main_rank_does_not_have_is_a_difference() -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    return find_port()
 
 
 def refuse(worker: Worker, timeout_s: float) -> tuple[SuiteError, float]:

@@ -88,7 +88,7 @@ def test_printed_commands_are_the_plan(run_suite: Run, started: list[Started]) -
 
 
 def test_format_starts_nothing(run_suite: Run, started: list[Started]) -> None:
-    for form in ("plan", "commands", "slurm"):
+    for form in ("commands", "slurm"):
         assert run_suite("launch", "--hosts", "h1,h2", "--format", form, *RECIPE).code == 0
     done = run_suite("launch", "--nnodes", "2", "--format", "kubernetes", "--image", "i", *RECIPE)
     assert done.code == 0 and "kind: TrainJob" in done.stdout
@@ -136,6 +136,19 @@ def test_rank_table(run_suite: Run, started: list[Started], tmp_path: Path) -> N
         (["--nnodes", "0", *RECIPE], "--nnodes"),
         (["--hosts", "h1.invalid,h2.invalid", *RECIPE], "none of --hosts"),
         (["--format", "kubernetes", *RECIPE], "--image"),
+        (["--format", "plan", *RECIPE], "'plan' is not one of"),
+        (["--image", "i", *RECIPE], "--image i: only --format kubernetes"),
+        (["--format", "slurm", "--image", "i", *RECIPE], "--image i: only --format kubernetes"),
+        *[
+            (["--nnodes", "2", "--format", *form, flag, value, *RECIPE], f"{flag} {value}: with ")
+            for form in (["slurm"], ["kubernetes", "--image", "i"])
+            for flag, value in (
+                ("--run-id", "r1"),
+                ("--master", "h1:1"),
+                ("--local-addr", "10.0.0.1"),
+                ("--node-rank", "0"),
+            )
+        ],
         (["--set", "seed=7", "demo"], "No such option '--set'"),
         # Flags of training are read here, before anything starts.
         (["demo", "--devics", "2"], "--devics"),

@@ -18,9 +18,9 @@ from suite.errors import InputError, UsageError
 from suite.launch.machine import (
     build_node,
     find_own_node,
+    own_table_path,
     prepare_rank_table,
     rank_environment,
-    table_path,
 )
 from suite.launch.plan import LaunchPlan, Machines, Training, node_command, plan_launch
 from suite.launch.rank_table import load_rank_table
@@ -50,9 +50,10 @@ def _name_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan(
-    *, device: Any = "npu", num_ranks: int = 16, run_id: str | None = None, **machines: Any
-) -> LaunchPlan:
-    training = dataclasses.replace(TRAINING, device=device, num_ranks=num_ranks)
+    *, device: Any = "npu", num_ranks: int = 16, run_id: str | None = None,
+    logs: Path = TRAINING.log_folder, **machines: Any,
+) -> LaunchPlan:  # fmt: skip
+    training = dataclasses.replace(TRAINING, device=device, num_ranks=num_ranks, log_folder=logs)
     return plan_launch(Machines(**machines), training, run_id=run_id)
 
 
@@ -101,8 +102,7 @@ def test_one_machine_needs_nothing() -> None:
     assert (made.num_nodes, made.processes_per_node, made.node_rank) == (1, 16, 0)
     assert node_command(made, 0) == ["suite", "launch", *TRAINING.arguments]
     assert build_node(made, 0) == Node(
-        num_nodes=1, node_rank=0, master_addr="127.0.0.1", master_port=0, run_id="",
-        starter="suite launch",
+        num_nodes=1, node_rank=0, master_addr="127.0.0.1", master_port=0, run_id=""
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_machines_by_number() -> None:
     assert [list(made.ranks_of(rank)) for rank in range(2)] == [[*range(8)], [*range(8, 16)]]
     assert build_node(made, find_own_node(made, set())) == Node(
         num_nodes=2, node_rank=1, master_addr="10.0.0.1", master_port=1234,
-        run_id="ssd_r34_8p-2x8-1234", starter="suite launch",
+        run_id="ssd_r34_8p-2x8-1234",
     )  # fmt: skip
     assert node_command(made, 1) == [
         "suite", "launch", "--nnodes", "2", "--node-rank", "1", "--master", "10.0.0.1:1234",
@@ -240,10 +240,12 @@ def test_environment_of_a_rank_table(tmp_path: Path) -> None:
     made = plan(rank_table=write_table(tmp_path / "hccl.json"), num_ranks=8)
     assert rank_environment(made, 1, environ={}) == {
         "HCCL_IF_IP": "10.0.0.2",
-        "RANK_TABLE_FILE": str(table_path(made, 1)),
+        "RANK_TABLE_FILE": str(own_table_path(made, 1)),
         "HCCL_CONNECT_TIMEOUT": "300",
     }
-    assert table_path(made, 1).is_absolute() and table_path(made, 1) != table_path(made, 0)
+    assert own_table_path(made, 1).is_absolute() and own_table_path(made, 1) != own_table_path(
+        made, 0
+    )
     longer = rank_environment(made, 1, environ={"HCCL_CONNECT_TIMEOUT": "900"})
     assert longer["HCCL_CONNECT_TIMEOUT"] == "900"
 
@@ -301,21 +303,21 @@ def test_a_local_address_is_an_address() -> None:
 
 
 def test_template_2_is_converted(tmp_path: Path) -> None:
-    made = plan(rank_table=write_template2(tmp_path / "hccl.json"), num_ranks=8)
-    assert made.rank_table is not None and made.num_nodes == 1
-    prepare_rank_table(*made.rank_table, tmp_path / "logs" / "hccl.json")
-    written = load_rank_table(tmp_path / "logs" / "hccl.json")
+    table = write_template2(tmp_path / "hccl.json")
+    made = plan(rank_table=table, num_ranks=8, logs=tmp_path / "logs")
+    assert made.num_nodes == 1
+    prepare_rank_table(made, 0)
+    written = load_rank_table(own_table_path(made, 0))
     assert written.version == "1.0"
-    assert written.servers == made.rank_table[1].servers
+    assert made.table is not None and written.servers == made.table.servers
 
 
 def test_a_link_to_a_table_becomes_a_file(tmp_path: Path) -> None:
     (tmp_path / "mounted.json").symlink_to(write_table(tmp_path / "hccl.json"))
-    made = plan(rank_table=tmp_path / "mounted.json", num_ranks=8)
-    assert made.rank_table is not None
-    prepare_rank_table(*made.rank_table, tmp_path / "own.json")
-    assert not (tmp_path / "own.json").is_symlink()
-    assert load_rank_table(tmp_path / "own.json") == load_rank_table(tmp_path / "hccl.json")
+    made = plan(rank_table=tmp_path / "mounted.json", num_ranks=8, logs=tmp_path / "logs")
+    prepare_rank_table(made, 1)
+    assert not own_table_path(made, 1).is_symlink()
+    assert load_rank_table(own_table_path(made, 1)) == load_rank_table(tmp_path / "hccl.json")
 
 
 def test_plan_for_people(
@@ -362,6 +364,7 @@ def test_slurm_script(tmp_path: Path, device: str, machines: dict[str, Any]) -> 
     places = [recognise(environ, num_ranks=16) for environ in slurm_environ(script)]
     assert all(isinstance(place, Node) for place in places) and len(places) == made.num_nodes
     resource = {"npu": f"npu:{made.processes_per_node}", "cuda": f"gpu:{made.processes_per_node}"}
+    assert {"#SBATCH --exclusive", "#SBATCH --mem=0"} <= set(script.splitlines())
     assert re.findall(r"--gres=(\S+)", script) == ([resource[device]] if device in resource else [])
 
 
@@ -410,11 +413,12 @@ def test_kubernetes_manifest(device: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ssd_r34_8p", "8p", "null", "A__B-", "x" * 64, "x" * 39 + "_y"])
-def test_kubernetes_name(name: str) -> None:
+def test_kubernetes_names_each_run_anew(name: str) -> None:
     training = dataclasses.replace(TRAINING, name=name)
     made = plan_launch(Machines(nnodes=2), training, run_id=None)
-    found = yaml.safe_load(kubernetes_manifest(made, image="i"))["metadata"]["name"]
-    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", found)
+    metadata = yaml.safe_load(kubernetes_manifest(made, image="i"))["metadata"]
+    assert list(metadata) == ["generateName"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,32}[a-z0-9])?-", metadata["generateName"])
 
 
 def test_job_texts(golden: Callable[[str, str], None]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from suite.launch.rank_table import RankDevice, RankTable, Server, load_rank_table, write_rank_table
+from suite.launch.rank_table import RankTable, load_rank_table, write_rank_table
+from suite.launch.rank_table.model import RankDevice, Server
 
 Run = Callable[..., Any]
 
@@ -51,6 +52,12 @@ def test_a_table_without_faults_is_shown(path: Path, run_suite: Run) -> None:
         "0,",
         "1",
     ]
+
+
+def test_one_server_is_one(table: RankTable, path: Path, run_suite: Run) -> None:
+    alone = Server("10.0.0.1", table.master.devices[:1])
+    write_rank_table(RankTable("1.0", (alone,)), "1.0", path)
+    assert "1 rank on 1 server, 1 each" in run_suite("rank-table", "check", path).stdout
 
 
 def test_warnings_go_to_stderr(path: Path, run_suite: Run) -> None:
@@ -135,6 +142,19 @@ def test_convert_refuses_what_it_cannot_make(path: Path, run_suite: Run) -> None
     assert not output.exists()
 
 
+def test_super_device_id_outside_version_1_2_is_not_used(path: Path, run_suite: Run) -> None:
+    """Half of the devices have one: no fault, and no source of a table of version 1.2."""
+    spoil(path, '"device_id": "0"', '"device_id": "0", "super_device_id": "7"')
+    finished = run_suite("rank-table", "check", path)
+    assert finished.code == 0
+    assert finished.stderr == "warning: not used: $.server_list[].device[].super_device_id\n"
+    spoil(path, '"device_id": "1"', '"device_id": "1", "super_device_id": "8"')
+    output = path.with_name("a3.json")
+    finished = run_suite("rank-table", "convert", path, "--to", "1.2", "-o", output)
+    assert finished.code == 2 and not output.exists()
+    assert "version 1.2 needs the super_device_id of every device" in finished.stderr
+
+
 def test_make_takes_addresses_from_the_hccn_conf_of_each_host(
     tmp_path: Path, table: RankTable, run_suite: Run
 ) -> None:
@@ -147,6 +167,9 @@ def test_make_takes_addresses_from_the_hccn_conf_of_each_host(
     finished = run_suite("rank-table", "make", *flags, *files)
     assert (finished.code, finished.stdout, finished.stderr) == (0, f"{output}\n", "")
     assert load_rank_table(output) == table
+    whole = ["--hosts", "10.0.0.1,10.0.0.2", "-o", output, "--force", *files]
+    assert run_suite("rank-table", "make", *whole).code == 0
+    assert load_rank_table(output).devices_per_server == 8
     finished = run_suite("rank-table", "make", *flags, "--force")
     assert finished.code == 2
     assert "10.0.0.1: no device addresses, which several hosts need" in finished.stderr

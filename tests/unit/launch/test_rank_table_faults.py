@@ -247,6 +247,10 @@ def test_a_table_with_faults_is_refused_with_all_of_them(tmp_path: Path) -> None
     assert [line.split(":")[0] for line in lines[1:]] == ["  $.status", "  $.server_count", "  $"]
 
 
+def test_the_largest_group_of_hccl_has_none() -> None:
+    assert faults_of(listed(*[16] * 2048, version="1.2"), num_ranks=32_768) == []
+
+
 def test_a_thousand_faults_do_not_scroll_the_first_away(tmp_path: Path) -> None:
     plain = listed(*[1] * 1000)
     for server in plain["server_list"]:

@@ -12,15 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suite.errors import InputError, UsageError
-from suite.launch.rank_table import (
-    RankDevice,
-    RankTable,
-    Server,
-    SuperPod,
-    Version,
-    load_rank_table,
-    write_rank_table,
-)
+from suite.launch.rank_table import RankTable, Version, load_rank_table, write_rank_table
 from suite.launch.rank_table.examining import examine_rank_table
 from suite.launch.rank_table.making import (
     load_hccn_conf,
@@ -28,6 +20,7 @@ from suite.launch.rank_table.making import (
     read_device_addresses,
     resolve_host,
 )
+from suite.launch.rank_table.model import RankDevice, Server, SuperPod
 from suite.launch.rank_table.writing import format_rank_table, list_losses
 
 
@@ -49,9 +42,8 @@ def build_table(num_servers: int, size: int, version: Version = "1.0") -> RankTa
 
 
 def read_back(table: RankTable, version: Version) -> RankTable:
-    text = format_rank_table(table, version)
-    found = examine_rank_table(text.encode(), source="t").table
-    assert found is not None
+    text, found = format_rank_table(table, version)
+    assert examine_rank_table(text.encode(), source="t").table == found
     assert found.version == version
     return found
 
@@ -155,7 +147,8 @@ def test_ranks_follow_the_order_in_which_hosts_are_given() -> None:
 def test_only_a_single_host_may_go_without_device_addresses() -> None:
     table = make_rank_table(["10.0.0.1"], devices_per_host=2, devices={})
     assert [one.device_ip for one in table.master.devices] == [None, None]
-    assert "no device_ip" in table.warnings[0]
+    _, written = format_rank_table(table, "1.0")
+    assert "no device_ip" in written.warnings[0]
     with pytest.raises(UsageError, match="hccn_tool -i 0 -ip -g"):
         make_rank_table(["10.0.0.1", "10.0.0.2"], devices_per_host=2, devices={})
 
@@ -163,7 +156,7 @@ def test_only_a_single_host_may_go_without_device_addresses() -> None:
 def test_what_is_wrong_with_hosts_and_addresses_is_said() -> None:
     def make(*hosts: str, addresses: str = "192.168.0.1") -> None:
         devices = {host: dict(enumerate(addresses.split(","))) for host in hosts}
-        make_rank_table(hosts, devices_per_host=1, devices=devices)
+        format_rank_table(make_rank_table(hosts, devices_per_host=1, devices=devices), "1.0")
 
     with pytest.raises(UsageError, match=r"'10.0.0.1' is the name of \$.server_list\[0\] already"):
         make("10.0.0.1", "10.0.0.1")
@@ -193,8 +186,21 @@ def test_names_are_resolved_and_those_nobody_knows_are_refused(
 
 def test_a_name_that_is_the_loopback_address_is_no_server_among_several() -> None:
     devices = {"localhost": {0: "192.168.0.1"}, "10.0.0.2": {0: "192.168.0.2"}}
+    table = make_rank_table(["localhost", "10.0.0.2"], devices_per_host=1, devices=devices)
     with pytest.raises(UsageError, match=r"'127.0.0.1' is no address at which other servers"):
-        make_rank_table(["localhost", "10.0.0.2"], devices_per_host=1, devices=devices)
+        format_rank_table(table, "1.0")
+
+
+def test_the_number_of_devices_is_that_of_the_addresses() -> None:
+    devices = {"10.0.0.1": {0: "192.168.0.1", 1: "192.168.0.2"}, "10.0.0.2": {4: "192.168.1.1"}}
+    table = make_rank_table(["10.0.0.1"], devices_per_host=None, devices=devices)
+    assert table.master.device_ids == (0, 1)
+    with pytest.raises(UsageError, match=r"10.0.0.1 2, 10.0.0.2 1\), .*--devices-per-host"):
+        make_rank_table(list(devices), devices_per_host=None, devices=devices)
+    with pytest.raises(UsageError, match=r"^10.0.0.3: no device addresses"):
+        make_rank_table(["10.0.0.1", "10.0.0.3"], devices_per_host=None, devices=devices)
+    with pytest.raises(UsageError, match=r"how many devices.*--devices-per-host"):
+        make_rank_table(["10.0.0.3"], devices_per_host=None, devices=devices)
 
 
 HCCN_CONF = """\

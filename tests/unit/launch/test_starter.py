@@ -107,9 +107,7 @@ def node(node_rank: int, num_nodes: int, **rest: Any) -> Node:
     return Node(node_rank=node_rank, num_nodes=num_nodes, **rest)
 
 
-SLURM = {
-    "master_addr": "gpu07", "master_port": 15000 + 8417, "run_id": "1808417.0", "starter": "Slurm",
-}  # fmt: skip
+SLURM = {"master_addr": "gpu07", "master_port": 15000 + 8417, "run_id": "1808417.0"}
 AGENT_WORKER = worker(
     3, 4, 1, attempt=2, run_id="job-7", starter="torch elastic", master_addr="node0",
     master_port=29501,
@@ -125,9 +123,9 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
     [
         # Nobody but the user.
         ({}, 1, worker(0, 1, 0, **ALONE, run_id="", starter="this command")),
-        ({}, 8, node(0, 1, **ALONE, run_id="", starter="this command")),
-        ({"RANK": " "}, 4, node(0, 1, **ALONE, run_id="", starter="this command")),
-        ({"WORLD_SIZE": "3"}, 2, node(0, 1, **ALONE, run_id="", starter="this command")),
+        ({}, 8, node(0, 1, **ALONE, run_id="")),
+        ({"RANK": " "}, 4, node(0, 1, **ALONE, run_id="")),
+        ({"WORLD_SIZE": "3"}, 2, node(0, 1, **ALONE, run_id="")),
         # An agent's child sees whatever else started the agent.
         (AGENT, 4, AGENT_WORKER),
         (TRAINER_V2 | ONE_A_MACHINE | OPEN_MPI | AGENT, 4, AGENT_WORKER),
@@ -151,7 +149,7 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
             TRAINER_V2,
             16,
             node(
-                1, 2, master_addr="ssd-node-0-0.ssd", master_port=29500, starter="Kubeflow",
+                1, 2, master_addr="ssd-node-0-0.ssd", master_port=29500,
                 run_id="ssd-node-0-0.ssd-29500",
             ),
         ),
@@ -159,14 +157,14 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
             TRAINER_V2 | {"PET_NPROC_PER_NODE": "auto"},
             4,
             node(
-                1, 2, master_addr="ssd-node-0-0.ssd", master_port=29500, starter="Kubeflow",
+                1, 2, master_addr="ssd-node-0-0.ssd", master_port=29500,
                 run_id="ssd-node-0-0.ssd-29500",
             ),
         ),
         (
             TRAINER_V2 | {"PET_NNODES": "1", "PET_NODE_RANK": "0"},
             8,
-            node(0, 1, **ALONE, run_id="", starter="Kubeflow"),
+            node(0, 1, **ALONE, run_id=""),
         ),
         (
             {"PET_NNODES": "1", "PET_NPROC_PER_NODE": "1"},
@@ -180,7 +178,7 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
                "PET_NPROC_PER_NODE": "8"},
             16,
             node(
-                1, 2, master_addr="ssd-master-0", master_port=23456, starter="Kubeflow",
+                1, 2, master_addr="ssd-master-0", master_port=23456,
                 run_id="ssd-master-0-23456",
             ),
         ),
@@ -190,7 +188,6 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
             16,
             node(
                 1, 2, master_addr="ssd-master-0", master_port=23456, run_id="ssd",
-                starter="environment",
             ),
         ),
         (
@@ -209,14 +206,13 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
         (
             {"RANK": "0", "WORLD_SIZE": "1"},
             8,
-            node(0, 1, **ALONE, run_id="", starter="environment"),
+            node(0, 1, **ALONE, run_id=""),
         ),
         (
             without(TRAINER_V1, "KUBERNETES_SERVICE_HOST", "HOSTNAME"),
             16,
             node(
                 1, 2, master_addr="ssd-master-0", master_port=23456, run_id="port-23456",
-                starter="environment",
             ),
         ),
         # The Ascend Operator.
@@ -225,7 +221,6 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
             16,
             node(
                 1, 2, master_addr="10.108.3.7", master_port=2222, run_id="ssd",
-                starter="the Ascend Operator",
             ),
         ),
         (
@@ -233,13 +228,12 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
             16,
             node(
                 1, 2, master_addr="10.108.3.7", master_port=2222, run_id="port-2222",
-                starter="the Ascend Operator",
             ),
         ),
         (
             ASCEND | {"WORLD_SIZE": "8", "RANK": "0"},
             8,
-            node(0, 1, **ALONE, run_id="ssd", starter="the Ascend Operator"),
+            node(0, 1, **ALONE, run_id="ssd"),
         ),
         (
             ASCEND | {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "{0}"},
@@ -248,11 +242,12 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
         ),
         # Slurm, a task a machine and a task a device.
         (ONE_A_MACHINE, 16, node(1, 2, **SLURM)),
-        (ONE_A_DEVICE, 16, worker(11, 16, 3, **SLURM)),
-        (ONE_A_MACHINE, 2, worker(1, 2, 0, **SLURM)),
+        (ONE_A_DEVICE, 16, worker(11, 16, 3, **SLURM, starter="Slurm")),
+        (ONE_A_MACHINE, 2, worker(1, 2, 0, **SLURM, starter="Slurm")),
         (without(ONE_A_MACHINE, "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES"), 16,
          node(1, 2, **SLURM)),
-        (ONE_A_DEVICE | {"RANK": "11", "WORLD_SIZE": "16"}, 16, worker(11, 16, 3, **SLURM)),
+        (ONE_A_DEVICE | {"RANK": "11", "WORLD_SIZE": "16"}, 16,
+         worker(11, 16, 3, **SLURM, starter="Slurm")),
         (
             ONE_A_MACHINE | {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "1234"},
             16,
@@ -264,14 +259,14 @@ ALONE = {"master_addr": "127.0.0.1", "master_port": 0}
             | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "8",
                "SLURM_PROCID": "0", "SLURM_NODEID": "0"},
             8,
-            node(0, 1, **ALONE, run_id="1808417.0", starter="Slurm"),
+            node(0, 1, **ALONE, run_id="1808417.0"),
         ),
         (
             ONE_A_MACHINE
             | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "0",
                "SLURM_NODEID": "0"},
             1,
-            worker(0, 1, 0, **SLURM),
+            worker(0, 1, 0, **SLURM, starter="Slurm"),
         ),
         # `srun --mpi=pmi2` sets these two as well.
         (ONE_A_MACHINE | {"PMI_RANK": "1", "PMI_SIZE": "2"}, 16, node(1, 2, **SLURM)),
@@ -335,7 +330,7 @@ def test_recognises(environ: Environ, num_ranks: int, expected: Worker | Node) -
 )  # fmt: skip
 def test_a_shell_inside_an_allocation_is_no_task(environ: Environ) -> None:
     found = recognise(environ, num_ranks=16)
-    assert found == node(0, 1, **ALONE, run_id="", starter="this command")
+    assert found == node(0, 1, **ALONE, run_id="")
 
 
 @pytest.mark.parametrize(
@@ -391,6 +386,11 @@ def test_a_task_started_from_a_shell_is_a_task(environ: Environ) -> None:
         (TRAINER_V2 | {"PET_NNODES": "1:4"}, 16, "PET_NNODES=1:4.*elasticPolicy"),
         (ONE_A_MACHINE | {"MASTER_PORT": "0"}, 16, "port from 1 to 65535.*MASTER_PORT"),
         (BY_HAND | {"MASTER_PORT": "70000"}, 4, "port from 1 to 65535.*70000"),
+        # Of several variables the one that is set is named.
+        (without(TRAINER_V2, "PET_MASTER_PORT") | {"MASTER_PORT": "0"}, 16,
+         "port from 1 to 65535 in MASTER_PORT, got 0"),
+        (without(ONE_A_MACHINE, "SLURM_STEP_NUM_NODES") | {"SLURM_NNODES": "0"}, 16,
+         "at least 1 in SLURM_NNODES, got 0"),
         # What is missing or no number is named.
         (AGENT | {"RANK": "x"}, 4, "number in RANK, got 'x'"),
         (AGENT | {"LOCAL_RANK": "-1"}, 4, "number in LOCAL_RANK, got '-1'"),

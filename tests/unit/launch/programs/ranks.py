@@ -25,7 +25,6 @@ def observe(ranks: Ranks) -> dict[str, Any]:
     return {
         "gathered": [ranks.gather(value) for value in of_each_rank(ranks.rank)],
         "raised_before": [ranks.any_before(ranks.rank == 1 and call == 2) for call in range(5)],
-        "raised_now": [ranks.any_now(ranks.rank == raising) for raising in (2, 99)],
         "average": ranks.average(torch.tensor([float(ranks.rank), 5.0])).tolist(),
         "shared": share(ranks),
         "equal": tell(lambda: ranks.require_equal({"data": "abc"})),
@@ -109,7 +108,8 @@ def main(rank: int, num_ranks: int, port: int, folder: Path) -> None:
     patience = Patience(join_s=60, step_s=60)
     seen: dict[str, Any] = {}
     try:
-        with join(worker, backend="gloo", facts={"recipe": "demo"}, patience=patience) as ranks:
+        of_run = {"device": torch.device("cpu"), "facts": {"recipe": "demo"}, "patience": patience}
+        with join(worker, backend="gloo", **of_run) as ranks:
             seen |= observe(ranks)
             (folder / f"{rank}.json").write_text(json.dumps(seen))
             lose_the_last(ranks)
