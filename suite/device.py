@@ -218,11 +218,6 @@ def count_devices(kind: Kind) -> int | None:
     return None if kind == "cpu" else int(torch.get_device_module(kind).device_count())
 
 
-def visible_variable(kind: Kind) -> str | None:
-    """Return the environment variable that says which devices of a kind a process may see."""
-    return VISIBLE.get(kind)
-
-
 def cpu_name() -> str:
     """Return the processor's model name, or its architecture where the system does not tell."""
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())

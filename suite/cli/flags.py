@@ -109,7 +109,7 @@ def load_recipe_with(
 
 def _choose_devices(device_ids: str, kind: str, devices: int | None) -> int:
     """Let this process and those it starts see these devices only; return how many they are."""
-    from suite.device import visible_variable
+    from suite.device_problems import VISIBLE
 
     if not re.fullmatch(r"\d{1,3}(,\d{1,3})*", device_ids):
         raise click.UsageError(f"--device-ids {device_ids}: expected numbers, such as 0,1")
@@ -123,7 +123,7 @@ def _choose_devices(device_ids: str, kind: str, devices: int | None) -> int:
     if not chosen:
         raise click.UsageError(f"--device-ids {device_ids}: device {kind} has no numbers")
     for vendor in chosen:
-        os.environ[visible_variable(vendor) or ""] = device_ids
+        os.environ[VISIBLE[vendor]] = device_ids
     return devices or len(ids)
 
 

@@ -24,7 +24,6 @@ from suite.device import (
     count_devices,
     cpu_name,
     tune_cpu_allocator,
-    visible_variable,
 )
 from suite.errors import UsageError
 
@@ -242,12 +241,6 @@ def test_cpu_takes_any_number_of_processes_and_has_no_overflow_flag() -> None:
     assert device.collective_backend == "gloo"
     device.clear_overflow()
     assert not device.saturates and not device.overflowed()
-
-
-def test_variables_that_choose_devices() -> None:
-    assert visible_variable("cpu") is None
-    assert visible_variable("cuda") == "CUDA_VISIBLE_DEVICES"
-    assert visible_variable("npu") == "ASCEND_RT_VISIBLE_DEVICES"
 
 
 def test_building_switches_tf32_off() -> None:
