@@ -66,7 +66,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     try:
         with replacing(path) as temporary:
             with temporary.open("wb") as file:  # by name, torch stores the temporary name inside
-                torch.save({"schema": SCHEMA, **state}, file)
+                torch.save({"schema": SCHEMA, **_on_cpu(state)}, file)
             # Before the rename: a checkpoint that is there always has its digest.
             write_text(_digest_path(path), f"{file_sha256(temporary)}  {path.name}\n")
     except (OSError, RuntimeError) as error:  # torch gives the latter, and no reason
@@ -75,6 +75,17 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
             f"{path}: the checkpoint cannot be written ({reason}); "
             "make room; a run goes on with --resume"
         ) from error
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return the same on the CPU: torch.load finds it on any machine, whatever trained it."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_on_cpu(entry) for entry in value]
+    return value
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from models.postprocess import PostprocessParameters
 from models.structures import Detections, Images
 from suite.checkpoint import TrainedDetector, load_detector
 from suite.device import Device, build_device
+from suite.device_failures import FEWER_TO_DETECT, OTHER_DEVICE, explaining_failures
 from suite.errors import InputError, UsageError
 from suite.graph_file import (
     INPUT_NAME,
@@ -154,17 +155,20 @@ def torch_detect(
     """
     layout = device.memory_format
     # torch's annotations leave memory_format out of Module.to.
-    detector.to(device.torch_device, memory_format=layout).eval()  # type: ignore[call-overload]
+    with explaining_failures(device, holding="the detector alone", remedy=OTHER_DEVICE):
+        detector.to(device.torch_device, memory_format=layout).eval()  # type: ignore[call-overload]
     interpret = detector.detect_as_published if as_published else detector.detect
 
     @torch.inference_mode()
     def detect(images: Images) -> list[Detections]:
-        images = images.to(device.torch_device)
-        pixels = images.normalised().contiguous(memory_format=layout)
-        with device.autocast():
-            outputs = detector(pixels)
-        height, width = images.pixels.shape[-2:]
-        return unpad(interpret(outputs, parameters, image_hw=(height, width)), images)
+        holding = f"{len(images.pixels)} images at a time"
+        with explaining_failures(device, holding=holding, remedy=FEWER_TO_DETECT):
+            images = images.to(device.torch_device)
+            pixels = images.normalised().contiguous(memory_format=layout)
+            with device.autocast():
+                outputs = detector(pixels)
+            height, width = images.pixels.shape[-2:]
+            return unpad(interpret(outputs, parameters, image_hw=(height, width)), images)
 
     return detect
 

@@ -23,6 +23,7 @@ from suite.training.job import (
     cached,
     describe_conditions,
     describe_subject,
+    explaining_step,
     open_batches,
     opened_job,
 )
@@ -57,7 +58,7 @@ def bench_train(
     Raises:
         SuiteError: as `train`.
     """
-    with opened_job(recipe, worker, strict_device=strict_device) as job:
+    with opened_job(recipe, worker, strict_device=strict_device) as job, explaining_step(job):
         return _measure(job, steps=steps, warmup=warmup)
 
 

@@ -66,6 +66,7 @@ BENCH_STRICT_DEVICE = click.option(
 # Of torch, Slurm, Open MPI, and MPICH and its kin.
 _RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
+_RATES = ("schedule.base_lr", "schedule.base_batch")
 _WHERE = ("data", "device", "devices", "device_ids", "assignments", "cache")
 
 
@@ -90,10 +91,11 @@ def load_recipe_with(
     from suite.placement import place_recipe
     from suite.recipe import load_recipe, parse_overrides
 
-    written = load_recipe(recipe)
+    assigned = parse_overrides(assignments)
+    # The learning rates that notes tell are those that are trained with.
+    written = load_recipe(recipe, {key: assigned[key] for key in _RATES if key in assigned})
     if device_ids is not None:
         devices = _choose_devices(device_ids, device or written.device, devices)
-    assigned = parse_overrides(assignments)
     overrides, notes = place_recipe(
         written, device=device, devices=devices, keep_batch="global_batch" in assigned
     )

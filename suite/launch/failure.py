@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from suite.errors import RankLost, SuiteError
+from suite.files import write_text
 from suite.launch.heartbeat import ERROR_FILE, LEAVING, read_pulse
 
 _SIGNALLED: Final = 128  # less than the exit codes that stand for a signal
@@ -74,7 +75,7 @@ def _write(path: str | None, message: str, exit_code: int) -> None:
         "when": now,
         "exit_code": exit_code,
     }
-    Path(path).write_text(json.dumps(content), encoding="utf-8")
+    write_text(Path(path), json.dumps(content))  # torch elastic reads it when another rank ends
 
 
 def read_failure(process: Any, *, rank: int, folder: Path) -> Failure:

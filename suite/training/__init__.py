@@ -17,8 +17,15 @@ from suite.recipe import Recipe
 from suite.run_folder import create_run_folder, in_use
 from suite.training.bad_samples import BadSamples
 from suite.training.guard import LossGuard
-from suite.training.job import Job, build_trainee, cached, open_batches, opened_job
-from suite.training.loop import StopSignal, catch_stop_signals, explaining_memory, run_steps
+from suite.training.job import (
+    Job,
+    build_trainee,
+    cached,
+    explaining_step,
+    open_batches,
+    opened_job,
+)
+from suite.training.loop import StopSignal, catch_stop_signals, run_steps
 from suite.training.outcome import (
     Run,
     evaluate_run,
@@ -70,7 +77,7 @@ def train(
         state = None if resume is None else load_state(resume, job, allow_changed=allow_changed)
         with cached(job) as ready:
             folder = resume or _open_folder(output, job)
-            with in_use(folder) if job.ranks.is_main else nullcontext():
+            with in_use(folder) if job.ranks.is_main else nullcontext(), explaining_step(job):
                 _train(ready, folder, state=state, evaluate_at_end=evaluate_at_end, notes=notes)
     return folder
 
@@ -98,7 +105,6 @@ def _train(
     with (
         catch_stop_signals() as stop_signal,
         _open_events(job, folder, first_step) as events,
-        explaining_memory(job.device, rank_batch=job.recipe.global_batch // job.recipe.devices),
     ):
         run = Run(
             folder=folder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from suite.data.loading import TrainingStream, iterate_training
 from suite.data.preparing import Augmentation
 from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
+from suite.device_failures import FEWER_TO_TRAIN, explaining_failures
 from suite.errors import MissingEnvironment, UsageError
 from suite.launch.ranks import Patience, Ranks
 from suite.launch.worker import Worker
@@ -220,6 +221,13 @@ def _load_start(detector: Detector, recipe: Recipe) -> None:
                 f"{section.weights}: other classes, so {', '.join(fresh)} start afresh",
                 file=sys.stderr,
             )
+
+
+def explaining_step(job: Job) -> AbstractContextManager[None]:
+    """Say why the device cannot build the detector or make a step; see `explaining_failures`."""
+    rank_batch = job.recipe.global_batch // job.recipe.devices
+    holding = f"{rank_batch} images at a time"
+    return explaining_failures(job.device, holding=holding, remedy=FEWER_TO_TRAIN)
 
 
 def open_batches(job: Job, *, first_step: int) -> Generator[Batch]:

@@ -15,7 +15,7 @@ from models import Detector
 from suite.data.collating import Batch
 from suite.data.prefetching import move_to_device
 from suite.device import Device
-from suite.errors import Diverged, MissingEnvironment
+from suite.errors import Diverged
 from suite.events import Events, Interval
 from suite.parent import STOP_SIGNALS
 from suite.training.guard import LossGuard
@@ -99,29 +99,6 @@ def _judge(interval: Interval, updater: Updater, events: Events, loss_guard: Los
     except Diverged:
         events.wrote("diverged", lr=interval.lr)
         raise
-
-
-@contextmanager
-def explaining_memory(device: Device, *, rank_batch: int) -> Iterator[None]:
-    """Say what a device that has run out of memory was asked for, and what needs less.
-
-    Raises:
-        MissingEnvironment: it has.
-    """
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        # The CPU's allocator has no exception of its own.
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(
-            error
-        ):
-            raise
-        peak = device.peak_memory_bytes() / 2**30
-        raise MissingEnvironment(
-            f"{device.name()} ran out of memory with {rank_batch} images at a time, "
-            f"{peak:.1f} GiB at the peak; train with fewer: --set global_batch=..., which scales "
-            "the learning rate"
-        ) from error
 
 
 @contextmanager

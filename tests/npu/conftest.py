@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 
 from suite.locking import alone
 from tests.npu.build import build_simulation, missing_tool
+from tests.npu.runs import Runs
 
 Start = Callable[..., subprocess.Popen[str]]
 Once = Callable[[str, Callable[[], Any]], Any]
@@ -96,3 +98,21 @@ def observe(
         return once("-".join([program, *arguments, *variables]), run)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def suite_on_npu(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `suite` to its end where there is a simulated NPU."""
+    return partial(run_python, "-m", "suite")
+
+
+@pytest.fixture(scope="session")
+def runs(
+    suite_on_npu: Callable[..., subprocess.CompletedProcess[str]],
+    once: Once,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Runs:
+    """Small training runs, each made once."""
+    return Runs(suite_on_npu, once, tmp_path_factory)

@@ -114,6 +114,11 @@ def test_a_moved_recipe_says_what_changed(run_suite: Run) -> None:
     assert "global_batch: 32" in done.stdout and "precision: bf16" in done.stdout
 
 
+def test_a_note_tells_the_learning_rate_that_flags_ask_for(run_suite: Run) -> None:
+    words = ("recipes", "show", "demo", "--devices", "2", "--set", "schedule.base_lr=0.5")
+    assert "peak learning rate 0.5 -> 1 (" in run_suite(*words).stderr
+
+
 class _Payload:
     def __init__(self, target: Path) -> None:
         self.target = target

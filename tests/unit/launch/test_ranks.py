@@ -16,6 +16,7 @@ from torch import nn
 
 from suite.errors import RankLost, UsageError
 from suite.launch.ranks import Patience, Ranks, join
+from tests.once import build_once
 from tests.ports import find_port
 
 NUM_RANKS = 3
@@ -27,20 +28,22 @@ Seen = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """What each of the ranks saw."""
-    folder = tmp_path_factory.mktemp("ranks")
-    port = find_port()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, PROGRAM, str(rank), str(NUM_RANKS), str(port), folder],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(NUM_RANKS)
-    ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * NUM_RANKS, said
+
+    def run(folder: Path) -> None:
+        port = str(find_port())
+        processes = [
+            subprocess.Popen(
+                [sys.executable, PROGRAM, str(rank), str(NUM_RANKS), port, folder],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(NUM_RANKS)
+        ]
+        said = [process.communicate(timeout=120)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * NUM_RANKS, said
+
+    folder = build_once(tmp_path_factory, "ranks", run)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(NUM_RANKS)]
 
 
