@@ -63,8 +63,8 @@ class TrainingOrder:
     seed: int
     global_batch: int
 
-    def turns(self, step: int) -> list[Turn]:
-        """Return the batch of a step, counted from 0."""
+    def turns(self, step: int, *, rank: int = 0, num_ranks: int = 1) -> list[Turn]:
+        """Return the batch of a step, counted from 0, or every `num_ranks`-th turn of it."""
         lying_before = self._lying_steps(step)
         if self._lying_steps(step + 1) > lying_before:
             kind, indices, batch = 0, self.lying, lying_before
@@ -72,7 +72,7 @@ class TrainingOrder:
             kind, indices, batch = 1, self.standing, step - lying_before
         first = batch * self.global_batch
         turns = []
-        for position in range(first, first + self.global_batch):
+        for position in range(first + rank, first + self.global_batch, num_ranks):
             epoch, place = divmod(position, len(indices))
             order = _permutation(self.seed, epoch, kind, len(indices))
             turns.append(Turn(epoch, int(indices[order[place]])))
@@ -127,7 +127,7 @@ class RankSteps:
 
     def __iter__(self) -> Iterator[list[Turn]]:
         for step in range(self.first_step, self.num_steps):
-            yield self.order.turns(step)[self.rank :: self.num_ranks]
+            yield self.order.turns(step, rank=self.rank, num_ranks=self.num_ranks)
 
 
 def evaluation_batches(

@@ -12,6 +12,7 @@ import re
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,12 +35,15 @@ from suite.launch.failure import (
     show_own_log,
 )
 from suite.launch.heartbeat import LAUNCHED
-from suite.launch.ports import await_listener, describe_holder
+from suite.launch.ports import describe_holder
 from suite.launch.ranks import Patience
-from suite.launch.watch import Watch, find_attempt, watching
+from suite.launch.store import reach_store
+from suite.launch.watch import Watch, find_attempt, kill_ranks, watching
 from suite.launch.worker import Node
 
 _SIGNALS: Final = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+# The second has a level of its own.
+_LOGGERS: Final = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api")
 _SAVE_S: Final = 120  # for ranks that were asked to stop, and save
 
 
@@ -81,6 +85,7 @@ def run_node(node: Node, start: Start) -> None:
         _environment(start),
         _quiet_elastic(),
         _signals_restored(),
+        _second_signal_kills(log_folder),
         watching(log_folder, patience_s=start.patience.step_s) as watch,
     ):
         try:
@@ -110,12 +115,13 @@ def _make_log_folder(start: Start, name: str) -> Path:
 
 
 def _require_first_machine(node: Node, start: Start) -> None:
-    """Wait for the first machine, of which torch would only say that it timed out."""
-    addr, port, patience_s = node.master_addr, node.master_port, start.patience.join_s
-    if node.node_rank > 0 and not await_listener(addr, port, timeout_s=patience_s):
-        raise MissingEnvironment(
-            f"the first machine does not listen at {addr}:{port} within {patience_s:g} s; is "
-            "`suite launch` running there, is the name right and the port open?"
+    """Wait for the first machine: torch would say little, or wait for ever."""
+    if node.node_rank > 0:
+        reach_store(
+            node.master_addr,
+            node.master_port,
+            who=f"machine {node.node_rank}",
+            timeout_s=start.patience.join_s,
         )
 
 
@@ -173,16 +179,44 @@ def _signals_restored() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_elastic() -> Iterator[None]:
-    """Keep elastic's own account of a failure from hiding the first sentence of it."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    before = logger.level
-    if os.environ.get("SUITE_DEBUG") != "1":
-        logger.setLevel(logging.CRITICAL)
+def _second_signal_kills(log_folder: Path) -> Iterator[None]:
+    """Kill the ranks when they are asked to stop once more; elastic would go on waiting."""
+    heard, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    counter = threading.Thread(target=_count_signals, args=(heard, log_folder), daemon=True)
+    counter.start()
     try:
         yield
     finally:
-        logger.setLevel(before)
+        signal.set_wakeup_fd(before)
+        wakeup.close()
+        counter.join()
+        heard.close()
+
+
+def _count_signals(heard: socket.socket, log_folder: Path) -> None:
+    stops = {int(signal.Signals[name]) for name in _SIGNALS.split(",")}
+    num_stops = 0
+    while numbers := heard.recv(64):
+        num_stops += sum(number in stops for number in numbers)
+        if num_stops > 1:
+            kill_ranks(log_folder)
+
+
+@contextmanager
+def _quiet_elastic() -> Iterator[None]:
+    """Keep elastic's own account of a failure from hiding the first sentence of it."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    if os.environ.get("SUITE_DEBUG") != "1":
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _first_failure(error: ChildFailedError, watch: Watch, log_folder: Path) -> SuiteError:

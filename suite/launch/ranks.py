@@ -249,8 +249,9 @@ def _name_interface(worker: Worker) -> None:
 
 @contextmanager
 def _heard(worker: Worker) -> Iterator[None]:
-    """Let only the main rank speak, where all have the same terminal."""
-    if worker.rank == 0 or LAUNCHED in os.environ:
+    """Let only the main rank speak; others do in a file of their own, where they have one."""
+    has_file = LAUNCHED in os.environ and worker.local_rank != 0
+    if worker.rank == 0 or has_file:
         yield
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):

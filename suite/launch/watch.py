@@ -126,6 +126,15 @@ def _watch(watch: Watch, log_folder: Path, stop: threading.Event) -> None:
         watch.look(sorted(attempt.glob("[0-9]*")), seen, _POLL_S)
 
 
+def kill_ranks(log_folder: Path) -> None:
+    """Kill the ranks of the newest start."""
+    attempt = find_attempt(log_folder)
+    for folder in [] if attempt is None else attempt.glob("[0-9]*"):
+        pulse = read_pulse(folder)
+        if pulse is not None:
+            _kill(pulse.pid)
+
+
 def find_attempt(log_folder: Path) -> Path | None:
     """Return torch elastic's folder of the newest start of the ranks; None before the first."""
     attempts = log_folder.glob("*/attempt_*")

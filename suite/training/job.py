@@ -93,7 +93,9 @@ def opened_job(
     """
     device = _build_device(recipe, worker, strict=strict_device)
     tune_cpu_allocator()
-    facts = {"recipe": f"{recipe.name} ({recipe_digest(recipe)[:12]})"}
+    # Machines may have the data in different places; its digests are compared later.
+    placeless = replace(recipe, data=replace(recipe.data, root=""))
+    facts = {"recipe": f"{recipe.name} ({recipe_digest(placeless)[:12]})"}
     patience = Patience(join_s=recipe.launch.join_timeout_s, step_s=recipe.launch.step_timeout_s)
     with meet(worker, device, facts=facts, patience=patience) as ranks:
         yield _prepare(recipe, device, ranks)
