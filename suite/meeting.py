@@ -22,7 +22,7 @@ def meet(
         facts: what has to be equal on all ranks, besides the versions of what computes.
     """
     limit_collectives(device.kind, patience_s=patience.step_s)
-    everywhere = {**facts, "suite": __version__, **versions(device.kind)}
+    everywhere = {**facts, "device": device.kind, "suite": __version__, **versions(device.kind)}
     with join(
         worker,
         backend=device.collective_backend,

@@ -13,7 +13,6 @@ import numpy as np
 from suite.bench.timing import count_warmup, summarise_ms
 from suite.data.collating import Batch
 from suite.data.prefetching import move_to_device
-from suite.device import Device
 from suite.launch.worker import Worker
 from suite.recipe import Recipe
 from suite.records import Record, build_record
@@ -69,10 +68,10 @@ def _measure(job: Job, *, steps: int, warmup: int) -> Record:
     job.device.reset_peak_memory()
     with cached(job) as ready:
         batches = open_batches(ready, first_step=0)
-        whole = _time_steps(batches, job.device, learner, updater, counts=(warmup, steps))
+        whole = _time_steps(batches, job, learner, updater, counts=(warmup, steps))
     with closing(open_batches(job, first_step=0)) as stream:
         resident = next(stream).to(job.device.torch_device)
-    model = _time_steps(_repeat(resident), job.device, learner, updater, counts=(warmup, steps))
+    model = _time_steps(_repeat(resident), job, learner, updater, counts=(warmup, steps))
     metrics: dict[str, Any] = {
         "images_per_second": whole.images_per_second(recipe.global_batch),
         "images_per_second_model_only": model.images_per_second(recipe.global_batch),
@@ -100,7 +99,7 @@ def _repeat(batch: Batch) -> Generator[Batch]:
 
 def _time_steps(
     batches: Generator[Batch],
-    device: Device,
+    job: Job,
     learner: Learner,
     updater: Updater,
     *,
@@ -108,12 +107,13 @@ def _time_steps(
 ) -> _Window:
     warmup, steps = counts
     marks = [time.perf_counter()]
-    moved = move_to_device(batches, device)
+    moved = move_to_device(batches, job.device)
     with closing(moved):
         for batch in moved:
             train_step(batch, learner, updater)
-            device.synchronize()
+            job.device.synchronize()
             marks.append(time.perf_counter())
+            job.ranks.mark(len(marks) - 1)
             if len(marks) == 1 + warmup + steps:
                 break
     return _Window(np.diff(marks[warmup:]).tolist())

@@ -33,7 +33,7 @@ from suite.cli import (
 from suite.cli.flags import is_speaking
 from suite.cli.seed_flags import rewrite_seed_flags
 from suite.errors import SuiteError
-from suite.launch.heartbeat import LAUNCHED
+from suite.launch.heartbeat import LAUNCHED, follow_launcher
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
@@ -51,6 +51,7 @@ _EPILOG = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    follow_launcher()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _ending_at_sigterm():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from suite.errors import InputError, MissingEnvironment
+from suite.errors import InputError, MissingEnvironment, UsageError
 
 if TYPE_CHECKING:
     from suite.launch.worker import Node, Worker
@@ -64,13 +64,18 @@ def on_devices(placement: Placement, run: Callable[[Worker], None]) -> None:
 
     These are processes with the command line of this one, which come here again.
     """
-    from suite.launch.failure import writing_failure
+    from suite.launch.failure import refuse_restart, writing_failure
     from suite.launch.starter import recognise
     from suite.launch.worker import Worker
 
     place = recognise(os.environ, num_ranks=placement.num_devices)
     if isinstance(place, Worker):
+        if placement.restarts and placement.num_devices == 1:
+            raise UsageError(
+                "--restarts is for several devices; one alone: --resume its run folder"
+            )
         with writing_failure():
+            refuse_restart()
             run(place)
     else:
         start_ranks(place, placement, own_arguments())

@@ -34,7 +34,7 @@ from suite.launch.failure import (
     read_failure,
     show_own_log,
 )
-from suite.launch.heartbeat import LAUNCHED
+from suite.launch.heartbeat import LAUNCHED, LEAVING, read_pulse
 from suite.launch.ports import describe_holder
 from suite.launch.ranks import Patience
 from suite.launch.store import reach_store
@@ -93,7 +93,8 @@ def run_node(node: Node, start: Start) -> None:
         except ChildFailedError as error:
             raise _first_failure(error, watch, log_folder) from None
         except SignalException as error:
-            raise _stopped(error, log_folder) from None
+            if not _has_ended_well(log_folder):
+                raise _stopped(error, log_folder) from None
         except DistError as error:
             raise _unreachable(node, start, error) from error
         except OSError as error:
@@ -152,7 +153,10 @@ def _build_config(node: Node, start: Start, *, run_id: str, log_folder: Path) ->
 def _environment(start: Start) -> Iterator[None]:
     """Give the ranks their environment, and let them share the cores."""
     threads = max(1, (os.cpu_count() or 1) // start.num_processes)
-    added = {LAUNCHED: "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    added = {
+        LAUNCHED: str(os.getpid()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    }
     added |= start.environment
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
@@ -251,6 +255,15 @@ def _lost(failure: Failure, reason: str) -> RankLost:
         "it was killed\n"
         f"logs of the ranks, and where each was (stacks.txt): {failure.folder.parent}"
     )
+
+
+def _has_ended_well(log_folder: Path) -> bool:
+    """Whether all ranks had done their work when the signal came."""
+    attempt = find_attempt(log_folder)
+    folders = [] if attempt is None else list(attempt.glob("[0-9]*"))
+    pulses = [read_pulse(folder) for folder in folders if read_error(folder) is None]
+    done = [pulse is not None and pulse.beats == LEAVING for pulse in pulses]
+    return len(done) == len(folders) > 0 and all(done)
 
 
 def _stopped(error: SignalException, log_folder: Path) -> SuiteError:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from suite.errors import RankLost, SuiteError
+from suite.errors import CheckFailed, Diverged, RankLost, SuiteError, UsageError
 from suite.files import write_text
 from suite.launch.heartbeat import ERROR_FILE, LEAVING, read_pulse
 
@@ -76,6 +76,31 @@ def _write(path: str | None, message: str, exit_code: int) -> None:
         "exit_code": exit_code,
     }
     write_text(Path(path), json.dumps(content))  # torch elastic reads it when another rank ends
+
+
+def refuse_restart() -> None:
+    """Do nothing where ranks were started again because one was lost.
+
+    Raises:
+        SuiteError: the one before, where they would end in the same way or were asked to stop.
+    """
+    path = os.environ.get(ERROR_FILE)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torch elastic's own names
+    if not path or attempt == "0":
+        return
+    before = Path(path).parents[2] / f"attempt_{int(attempt) - 1}"
+    for folder in sorted(before.glob("[0-9]*")):
+        said = read_error(folder)
+        if said is not None and _is_final(said["exit_code"]):
+            error = SuiteError(said["message"]["message"])
+            error.exit_code = said["exit_code"]
+            raise error
+
+
+def _is_final(exit_code: int) -> bool:
+    """Whether starting again does not help; a worker that was killed or a full disk may recover."""
+    final = (UsageError.exit_code, CheckFailed.exit_code, Diverged.exit_code)
+    return exit_code in final or exit_code > _SIGNALLED
 
 
 def read_failure(process: Any, *, rank: int, folder: Path) -> Failure:

@@ -29,7 +29,8 @@ _FILE: Final = "heartbeat"
 _STACKS: Final = "stacks.txt"
 # torch elastic's name for the file in which a rank says why it failed; it has a folder for each.
 ERROR_FILE: Final = "TORCHELASTIC_ERROR_FILE"
-# Set for ranks that the suite started itself: somebody keeps their output and tells their errors.
+# Set for ranks that the suite started itself, to the process that did: it keeps their output, tells
+# their errors, and they end with it.
 LAUNCHED: Final = "SUITE_LAUNCHED"
 STACKS_SIGNAL: Final = getattr(signal, "SIGUSR2", None)
 
@@ -129,6 +130,15 @@ class Heart:
         if self._memory is not None:
             pulse = os.getpid(), self._beats, self._marks, self.step, self._waits
             _PULSE.pack_into(self._memory, 0, *pulse)
+
+
+def follow_launcher() -> None:
+    """Let this process end with the launcher that started it, at once if that is gone already."""
+    launcher = os.environ.get(LAUNCHED)
+    if launcher is not None:
+        die_with_parent()
+        if os.getppid() != int(launcher):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def read_pulse(folder: Path) -> Pulse | None:

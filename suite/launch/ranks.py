@@ -232,7 +232,6 @@ def join(
             device_id=None if device.type == "cpu" else device,
         )
         ranks = Ranks(worker, store=of_run, heart=heart)
-        ranks.mark(0)
         with _naming_lost_peers(ranks, heart):
             yield ranks
             ranks.wait_for_all()  # nobody takes the store away from others

@@ -58,7 +58,8 @@ class Watch:
             beats, goes_on = pulse.beats != known.pulse.beats, pulse.marks != known.pulse.marks
             known.still_s = 0.0 if beats else known.still_s + passed_s
             known.idle_s = 0.0 if goes_on else known.idle_s + passed_s
-            known.gone_s = 0.0 if _is_alive(pulse.pid) else known.gone_s + passed_s
+            there = _is_alive(pulse.pid) or pulse.beats == LEAVING
+            known.gone_s = 0.0 if there else known.gone_s + passed_s
             known.pulse = pulse
         self._judge(seen)
 
@@ -67,7 +68,8 @@ class Watch:
         frozen = [f for f, s in alive.items() if s.still_s > self._frozen_s(s.pulse)]
         stuck_s = self.patience_s * _STUCK_PART
         # Who has waited for one that was killed since is not stuck itself.
-        waited = alive and all(s.idle_s > stuck_s for s in alive.values())
+        # Nor is one that has not marked anything yet: it loads.
+        waited = alive and all(s.pulse.marks and s.idle_s > stuck_s for s in alive.values())
         stuck = waited and not self.lost.keys() & seen.keys()
         if frozen:
             self._end(alive, frozen, "gave no sign of life since step {step}: stopped or frozen")
@@ -81,7 +83,8 @@ class Watch:
                 _kill(state.pulse.pid)
 
     def _frozen_s(self, pulse: Pulse) -> float:
-        if pulse.beats == LEAVING:
+        # Before the first step annotations are read, which may let no other thread run for long.
+        if pulse.beats == LEAVING or not pulse.marks:
             return self.patience_s
         return max(self.patience_s * _FROZEN_PART, _FROZEN_LEAST_S)
 

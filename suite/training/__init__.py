@@ -164,6 +164,7 @@ def _after_step(run: Run, stop_signal: StopSignal, step: int) -> None:
     elif step % run.job.recipe.log_every_steps == 0:
         run.bad_samples.settle()
     if asked:
+        ranks.wait_for_all()  # until it is saved: who ends first has the others ended
         raise _stopped_by(stop_signal() or signal.SIGTERM, run)
     if judged:
         evaluate_run(run, progress=partial(_stop_if_asked, run, stop_signal))

@@ -97,7 +97,7 @@ class StepGuard:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain data."""
-        # Ranks share their statistics before they save them; what is skipped next goes back there.
+        # What is skipped next goes back to what is saved now, in a resumed run as in this one.
         self._keep_statistics()
         total, in_a_row = self.read()
         return {"skipped": total, "in_a_row": in_a_row}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +18,7 @@ from suite.data.prefetching import move_to_device
 from suite.device import Device
 from suite.errors import Diverged
 from suite.events import Events, Interval
+from suite.launch.heartbeat import LAUNCHED
 from suite.parent import STOP_SIGNALS
 from suite.training.guard import LossGuard
 from suite.training.optim import Updater
@@ -111,6 +113,8 @@ def catch_stop_signals() -> Iterator[StopSignal]:
 
     def remember(number: int, _frame: FrameType | None) -> None:
         received.append(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+        if LAUNCHED in os.environ:
+            return  # a launcher that is asked twice sees to it, and passes the first on to us again
         # The first handler would still clean up, which can hang as the step may.
         for again in STOP_SIGNALS:
             signal.signal(again, signal.SIG_DFL)

@@ -72,6 +72,11 @@ def load_state(folder: Path, job: Job, *, allow_changed: Collection[str] = ()) -
     if (folder / "record.json").exists():
         raise UsageError(f"--resume {folder}: this run is complete, it has its record.json")
     changes = _find_changes(state, job)
+    if "global_batch" in allow_changed:
+        raise UsageError(
+            f"--resume {folder}: steps of another global_batch are not those of this run; start a "
+            "new one from its weights with --set detector.weights=CHECKPOINT"
+        )
     refused = {k: v for k, v in changes.items() if k not in _MAY_DIFFER and k not in allow_changed}
     if refused:
         raise UsageError(

@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from suite.errors import InputError, RankLost
+from suite.errors import InputError, RankLost, SuiteError
 from suite.launch.failure import (
     Failure,
     describe,
     find_cause,
     read_departure,
     read_failure,
+    refuse_restart,
     show_own_log,
     writing_failure,
 )
@@ -198,3 +199,25 @@ def test_who_could_not_speak_has_a_log(tmp_path: Path, capsys: pytest.CaptureFix
     show_own_log(read_failure(process, rank=1, folder=folder))
     said = capsys.readouterr().err.splitlines()
     assert said == [f"rank 1: line {number}" for number in range(10, 30)]
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "final"), [(2, True), (5, True), (143, True), (6, False), (1, False), (4, False)]
+)
+def test_what_would_end_in_the_same_way_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int, final: bool
+) -> None:
+    for attempt in range(2):
+        (tmp_path / f"attempt_{attempt}" / "0").mkdir(parents=True)
+    said = {"message": {"message": "it went wrong"}, "exit_code": exit_code}
+    (tmp_path / "attempt_0" / "0" / "error.json").write_text(json.dumps(said))
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "attempt_1" / "0" / "error.json"))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    refuse_restart()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    if not final:
+        refuse_restart()
+        return
+    with pytest.raises(SuiteError, match="it went wrong") as raised:
+        refuse_restart()
+    assert raised.value.exit_code == exit_code

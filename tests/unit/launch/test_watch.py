@@ -23,11 +23,11 @@ TICK_S = 0.5
 
 @dataclass
 class Rank:
-    """A rank as its launcher sees it."""
+    """A rank as its launcher sees it; it has begun."""
 
     pid: int
     beats: int = 0
-    marks: int = 0
+    marks: int = 1
     step: int = 0
     waits: int = 0
 
@@ -168,6 +168,36 @@ def test_who_waits_for_one_that_has_gone_is_ended(scene: Scene, ended: int) -> N
     scene.pass_time(2, one_is_gone)
     assert set(scene.killed) == {10**9, 10**9 + 2}
     assert not scene.watch.lost  # the cause is the one that has gone
+
+
+def test_ranks_that_still_load_are_given_time(scene: Scene) -> None:
+    """Reading annotations marks nothing, and may let no other thread run for a while."""
+    for rank in scene.ranks.values():
+        rank.marks = 0
+
+    def load(number: int, rank: Rank) -> None:
+        rank.beats += number != 1
+
+    scene.pass_time(PATIENCE_S * 0.95, load)
+    assert not scene.killed
+
+    def only_beat(_number: int, rank: Rank) -> None:
+        rank.beats += 1
+
+    scene.pass_time(3 * PATIENCE_S, only_beat)
+    assert not scene.killed
+
+
+def test_a_rank_that_needs_longer_to_end_than_another_is_left_alone(
+    scene: Scene, ended: int
+) -> None:
+    def end(number: int, rank: Rank) -> None:
+        rank.beats = LEAVING
+        if number == 1:
+            rank.pid = ended
+
+    scene.pass_time(PATIENCE_S * 0.5, end)
+    assert not scene.killed
 
 
 def test_ranks_that_have_not_begun_are_not_looked_for(
