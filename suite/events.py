@@ -12,11 +12,12 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,12 +79,14 @@ class Events:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, SuiteError):
-            self._log.write(f"{error}\n")
+            with suppress(SuiteError):  # it may be about this very file
+                _append(self._log, str(error))
         self._progress.close()
         self._metrics.close()
         self._log.close()
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):  # that its disk is full was told by our own files
+                self._board.close()
 
     def stepped(
         self, losses: Mapping[str, Tensor], *, lr: float, skipped: Tensor
@@ -124,8 +127,7 @@ class Events:
 
     def say(self, message: str) -> None:
         """Print a line on stderr and keep it in log.txt."""
-        self._log.write(message + "\n")
-        self._log.flush()
+        _append(self._log, message)
         self._progress.print(message)
 
     def totals(self) -> dict[str, float]:
@@ -162,8 +164,12 @@ class Events:
         self._window = _Window(dict(state["losses"]), state["steps"], state.get("skipped"))
         self._measured = {key: state["measured"][key] for key in self._measured}
 
-    def _open(self, path: Path) -> TextIO:
-        return (path if self._ranks.is_main else Path(os.devnull)).open("a", encoding="utf-8")
+    def _open(self, path: Path) -> FileIO:
+        if not self._ranks.is_main:
+            path = Path(os.devnull)
+        elif path.exists():
+            _cut_half_line(path)
+        return path.open("ab", buffering=0)
 
     def _log_window(self, lr: float) -> Interval:
         means, num_skipped = self._window.read(self._ranks)
@@ -191,14 +197,14 @@ class Events:
 
     def _write_line(self, values: Mapping[str, Any]) -> None:
         finite = {key: value for key, value in values.items() if _is_written(value)}
-        self._metrics.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._metrics.flush()
+        _append(self._metrics, json.dumps(finite, allow_nan=False))
 
     def _write_board(self, group: str, values: Mapping[str, Any]) -> None:
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, float):
-                    self._board.add_scalar(f"{group}/{name}", value, self.step)
+                    with suppress(OSError):  # as at its end
+                        self._board.add_scalar(f"{group}/{name}", value, self.step)
 
 
 @dataclass(frozen=True)
@@ -288,6 +294,31 @@ class _Clock:
             yield
         finally:
             self._running_since = time.perf_counter()
+
+
+def _append(file: FileIO, line: str) -> None:
+    """Write a line at once, or nothing that a later line could not follow.
+
+    Raises:
+        SuiteError: there is no room for it.
+    """
+    content = f"{line}\n".encode()
+    try:
+        num_written = file.write(content)
+        reason = "no space left, or a limit"
+    except OSError as error:
+        num_written, reason = 0, str(error.strerror)
+    if num_written != len(content):
+        raise SuiteError(
+            f"{file.name}: cannot be written ({reason}); make room; a run goes on with --resume"
+        )
+
+
+def _cut_half_line(path: Path) -> None:
+    """Take away what a run that was interrupted in the midst of a line left at the end."""
+    with path.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def _is_written(value: Any) -> bool:

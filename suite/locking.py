@@ -60,7 +60,11 @@ def _lock(path: Path, *, say: Callable[[str], None]) -> IO[bytes]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read(64).decode(errors="replace") or "another process"
-            say(f"waiting for {holder}, which has {path}")
+            try:
+                say(f"waiting for {holder}, which has {path}")
+            except Exception:
+                file.close()
+                raise
             fcntl.flock(file, fcntl.LOCK_EX)
         if _is_named(file, path):
             file.truncate(0)
