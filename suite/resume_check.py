@@ -3,7 +3,8 @@
 The recipe is trained twice for its first steps, each time as a command of its own: once calmly,
 once killed (SIGKILL) before a random step and resumed. Both are then stopped after the same step,
 and everything that their checkpoints hold is compared bit by bit, and so are the losses on the way.
-On a CPU nothing may differ; on other devices kernels may add in another order each time.
+With one or two ranks on CPUs nothing may differ. With more, torch sums gradients in another order
+in the first step of each process, and on other devices kernels may add in another order each time.
 """
 
 from __future__ import annotations
