@@ -9,9 +9,11 @@ import ctypes
 import signal
 import sys
 
-# SIGUSR1 is how schedulers warn of the end.
+# SIGHUP: the terminal is gone. SIGUSR1 is how schedulers warn of the end.
 STOP_SIGNALS = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
 )
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -181,6 +181,11 @@ def differing_keys(a: Recipe, b: Recipe) -> list[str]:
     return [key for key in list_keys(Recipe) if attrgetter(key)(a) != attrgetter(key)(b)]
 
 
+def recipe_fields(recipe: Recipe) -> dict[str, str]:
+    """Return every field of a recipe as text, by its dotted key."""
+    return {key: str(attrgetter(key)(recipe)) for key in list_keys(Recipe)}
+
+
 def recipe_digest(recipe: Recipe) -> str:
     """Return the sha256 (hex) of a recipe's canonical JSON; which recipe a number belongs to.
 

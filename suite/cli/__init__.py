@@ -37,8 +37,6 @@ from suite.launch.heartbeat import LAUNCHED, follow_launcher
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-# Where a rank is missing torch prints thirty lines of its own before our sentence.
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 _CHILDREN_END_S = 5.0
 

@@ -40,8 +40,9 @@ from suite.launch.ranks import Patience
 from suite.launch.store import reach_store
 from suite.launch.watch import Watch, find_attempt, kill_ranks, watching
 from suite.launch.worker import Node
+from suite.parent import STOP_SIGNALS
 
-_SIGNALS: Final = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+_SIGNALS: Final = (*STOP_SIGNALS, signal.SIGQUIT)
 # The second has a level of its own.
 _LOGGERS: Final = ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api")
 _SAVE_S: Final = 120  # for ranks that were asked to stop, and save
@@ -144,9 +145,14 @@ def _build_config(node: Node, start: Start, *, run_id: str, log_folder: Path) ->
         local_addr=node.master_addr if single else None,
         max_restarts=start.restarts,
         logs_specs=DefaultLogsSpecs(log_dir=str(log_folder), redirects={0: Std.NONE, **others}),
-        signals_to_handle=_SIGNALS,
+        signals_to_handle=",".join(number.name for number in _heeded_signals()),
         shutdown_timeout=_SAVE_S,
     )
+
+
+def _heeded_signals() -> list[signal.Signals]:
+    """Return the signals that end a run; `nohup` has us ignore one."""
+    return [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -173,8 +179,7 @@ def _environment(start: Start) -> Iterator[None]:
 @contextmanager
 def _signals_restored() -> Iterator[None]:
     """Put back the signal handlers that elastic replaces for good."""
-    numbers = [signal.Signals[name] for name in _SIGNALS.split(",")]
-    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
     finally:
@@ -200,7 +205,7 @@ def _second_signal_kills(log_folder: Path) -> Iterator[None]:
 
 
 def _count_signals(heard: socket.socket, log_folder: Path) -> None:
-    stops = {int(signal.Signals[name]) for name in _SIGNALS.split(",")}
+    stops = {int(number) for number in _heeded_signals()}
     num_stops = 0
     while numbers := heard.recv(64):
         num_stops += sum(number in stops for number in numbers)

@@ -77,7 +77,7 @@ def train(
         state = None if resume is None else load_state(resume, job, allow_changed=allow_changed)
         with cached(job) as ready:
             folder = resume or _open_folder(output, job)
-            with in_use(folder) if job.ranks.is_main else nullcontext(), explaining_step(job):
+            with in_use(folder) if job.ranks.is_main else nullcontext():
                 _train(ready, folder, state=state, evaluate_at_end=evaluate_at_end, notes=notes)
     return folder
 
@@ -100,11 +100,13 @@ def _train(
     notes: Sequence[str],
 ) -> None:
     """Train in a run folder, from the start or from a state that was saved there."""
-    detector, learner, updater = build_trainee(job, load_weights=state is None)
+    with explaining_step(job):
+        detector, learner, updater = build_trainee(job, load_weights=state is None)
     first_step = 0 if state is None else state["step"]
     with (
         catch_stop_signals() as stop_signal,
         _open_events(job, folder, first_step) as events,
+        explaining_step(job),
     ):
         run = Run(
             folder=folder,

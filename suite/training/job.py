@@ -34,7 +34,7 @@ from suite.launch.ranks import Patience, Ranks
 from suite.launch.worker import Worker
 from suite.meeting import meet
 from suite.progress import LateProgress, transfer_progress
-from suite.recipe import Recipe, recipe_digest
+from suite.recipe import Recipe, recipe_digest, recipe_fields
 from suite.schedule import learning_rate, steps_per_epoch, total_steps
 from suite.sizing import Sizing, build_sizing
 from suite.training.loop import Learner, build_learner
@@ -94,8 +94,7 @@ def opened_job(
     device = _build_device(recipe, worker, strict=strict_device)
     tune_cpu_allocator()
     # Machines may have the data in different places; its digests are compared later.
-    placeless = replace(recipe, data=replace(recipe.data, root=""))
-    facts = {"recipe": f"{recipe.name} ({recipe_digest(placeless)[:12]})"}
+    facts = recipe_fields(replace(recipe, data=replace(recipe.data, root="")))
     patience = Patience(join_s=recipe.launch.join_timeout_s, step_s=recipe.launch.step_timeout_s)
     with meet(worker, device, facts=facts, patience=patience) as ranks:
         yield _prepare(recipe, device, ranks)

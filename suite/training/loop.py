@@ -107,7 +107,7 @@ def _judge(interval: Interval, updater: Updater, events: Events, loss_guard: Los
 def catch_stop_signals() -> Iterator[StopSignal]:
     """Yield a function that tells whether SIGINT or SIGTERM came; a second acts at once.
 
-    SIGUSR1, by which schedulers warn of the end, counts as SIGTERM.
+    SIGHUP and SIGUSR1, by which schedulers warn of the end, count as SIGTERM.
     """
     received: list[int] = []
 
@@ -116,10 +116,11 @@ def catch_stop_signals() -> Iterator[StopSignal]:
         if LAUNCHED in os.environ:
             return  # a launcher that is asked twice sees to it, and passes the first on to us again
         # The first handler would still clean up, which can hang as the step may.
-        for again in STOP_SIGNALS:
+        for again in heeded:
             signal.signal(again, signal.SIG_DFL)
 
-    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in STOP_SIGNALS}
+    heeded = [n for n in STOP_SIGNALS if signal.getsignal(n) != signal.SIG_IGN]  # as for nohup
+    previous: dict[int, Any] = {n: signal.signal(n, remember) for n in heeded}
     try:
         yield lambda: received[0] if received else None
     finally:

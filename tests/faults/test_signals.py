@@ -37,6 +37,7 @@ def assert_saved(run: Run, ended: Ended, number: signal.Signals) -> None:
     [
         (signal.SIGTERM, False, signal.SIGTERM),
         pytest.param(signal.SIGUSR1, False, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, False, signal.SIGTERM, marks=pytest.mark.slow),
         (signal.SIGINT, True, signal.SIGINT),  # Ctrl-C reaches all that share the terminal
     ],
 )
