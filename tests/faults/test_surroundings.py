@@ -19,6 +19,7 @@ from tests.faults.runs import LONG, PATIENCE_S, SUITE, read_lines, train_words
 TrainAlone = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(
     small: Path, train_alone: TrainAlone, tmp_path: Path
 ) -> None:
