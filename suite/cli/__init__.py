@@ -7,15 +7,14 @@ stopped by a signal after saving.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -34,11 +33,10 @@ from suite.cli.flags import is_speaking
 from suite.cli.seed_flags import rewrite_seed_flags
 from suite.errors import SuiteError
 from suite.launch.heartbeat import LAUNCHED, follow_launcher
+from suite.leaving import leave
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-
-_CHILDREN_END_S = 5.0
 
 _EPILOG = (
     "Exit codes: 0 done, 1 failure, 2 usage or recipe, 3 a check failed, 4 environment, "
@@ -47,35 +45,38 @@ _EPILOG = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
     follow_launcher()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    leave(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(words: list[str]) -> int:
     try:
         with _ending_at_sigterm():
             words, notes = rewrite_seed_flags(words)
             for note in notes if is_speaking() else ():
                 click.echo(note, err=True)
             cli.main(words, obj=words, prog_name="suite", standalone_mode=False)
+            return 0
+    except _Terminated:
+        return 143
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
+        return error.exit_code
     except SuiteError as error:
         if os.environ.get("SUITE_DEBUG") == "1":
             traceback.print_exc()
         if not _told_by_launcher():
             click.echo(f"suite: {error}", err=True)
-        _leave_hanging_children(error.exit_code)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("suite: stopped", err=True)
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         # The reader of our output has gone (`suite ... | head`); Python must not say so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
 
 
 def _told_by_launcher() -> bool:
@@ -83,18 +84,8 @@ def _told_by_launcher() -> bool:
     return LAUNCHED in os.environ and os.environ.get("LOCAL_RANK") == "0"
 
 
-def _leave_hanging_children(exit_code: int) -> None:
-    """Leave at once where a killed loader process does not end, as Python would wait for it.
-
-    So it is in the kernel, at a disk that does not answer.
-    """
-    deadline = time.monotonic() + _CHILDREN_END_S
-    while multiprocessing.active_children():
-        if time.monotonic() > deadline:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(exit_code)
-        time.sleep(0.05)
+class _Terminated(BaseException):
+    """SIGTERM came."""
 
 
 @contextmanager
@@ -104,10 +95,10 @@ def _ending_at_sigterm() -> Iterator[None]:
     Training has its own handler, which saves first.
     """
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        sys.exit(143)
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:

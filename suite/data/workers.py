@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader, get_worker_info
 from suite.errors import SuiteError
 from suite.parent import STOP_SIGNALS, die_with_parent
 
-_POLL_S: Final = 2.0  # how often a loader that gives nothing is looked at
+_POLL_S: Final = 2.0  # how often a loader that gives nothing is looked at, at the least
+_POLLS: Final = 4  # in the time it may be silent, at the least
 _IDLE: Final = -1
 
 
@@ -79,7 +80,7 @@ def load_batches(
             collate_fn=collate,
             num_workers=workers.num,
             pin_memory=pin,
-            timeout=min(_POLL_S, workers.timeout_s) if workers.num else 0,
+            timeout=_poll_s(workers.timeout_s) if workers.num else 0,
         )
     except (OSError, RuntimeError) as error:
         raise worker_lost(error) from error
@@ -149,12 +150,17 @@ class _Watched:
             row[1] = _IDLE
 
 
+def _poll_s(timeout_s: float) -> float:
+    """Return how long a poll takes; a pause of the whole run ends the one it falls into."""
+    return min(_POLL_S, timeout_s / _POLLS)
+
+
 def _next_batch(loader: Iterator[Any], board: Tensor, *, source: Source, timeout_s: float) -> Any:
     """Wait for a batch as long as anything moves.
 
     Silence is counted in polls, not by the clock: a run that was suspended has not been silent.
     """
-    poll_s = min(_POLL_S, timeout_s)
+    poll_s = _poll_s(timeout_s)
     seen, silent_s = board.clone(), 0.0
     while True:
         try:

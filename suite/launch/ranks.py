@@ -34,6 +34,7 @@ from suite.launch.handshake import (
 from suite.launch.heartbeat import LAUNCHED, Heart
 from suite.launch.store import open_store
 from suite.launch.worker import Worker
+from suite.leaving import stay_whole
 
 # What gloo, NCCL, HCCL and torch's stores say when a peer is gone or does not answer.
 _PEER_LOST: Final = re.compile(
@@ -221,6 +222,7 @@ def join(
         store = open_store(worker, timeout_s=patience.join_s)
         shake_hands(store, worker, facts=facts, timeout_s=patience.join_s)
         _name_interface(worker)
+        stay_whole()
         of_run = PrefixStore(f"run/{worker.run_id}", store)
         of_attempt = PrefixStore(f"attempt/{worker.attempt}", of_run)
         dist.init_process_group(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from suite.cli import main
+from suite.cli import cli
 from suite.data.collating import Batch
 from suite.device import Device
 from suite.training import loop
@@ -40,7 +40,7 @@ def spoil(change: Callable[[Batch], Batch]) -> None:
 
 def error_of(arguments: list[Any]) -> str:
     try:
-        main(arguments)
+        cli.main(arguments, obj=arguments, standalone_mode=False)
     except RuntimeError as error:
         return str(error)
     return "none"
