@@ -176,7 +176,8 @@ def build_device(
 
     Args:
         kind: "auto" takes an NPU if one is usable, then a GPU, then the CPU.
-        index: which of the visible devices, the local rank in a distributed run.
+        index: which of the visible devices, the local rank in a distributed run; a process that
+            is given a single device takes that.
         strict: let an operator that the device lacks fail, instead of computing it on the CPU.
 
     Raises:
@@ -271,6 +272,8 @@ def _is_strict(kind: Kind, *, asked: bool) -> bool:
 def _select(kind: Literal["cuda", "npu"], index: int) -> torch.device:
     module = torch.get_device_module(kind)
     num_devices = module.device_count()
+    if index >= num_devices and _is_given_one(kind):
+        index = 0
     if index >= num_devices:
         raise MissingEnvironment(
             f"device {kind}:{index}: only {num_devices} visible; "
@@ -278,6 +281,12 @@ def _select(kind: Literal["cuda", "npu"], index: int) -> torch.device:
         )
     module.set_device(index)
     return torch.device(kind, index)
+
+
+def _is_given_one(kind: Literal["cuda", "npu"]) -> bool:
+    """Whether this process was given a device of its own, as `srun --gpus-per-task=1` does."""
+    visible = os.environ.get(VISIBLE[kind], "")
+    return bool(visible) and "," not in visible
 
 
 def _require_precision(device: Device) -> None:

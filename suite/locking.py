@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -12,6 +13,10 @@ from typing import IO
 
 if sys.platform != "win32":
     import fcntl
+
+
+# Of file systems that have no locks: there nothing keeps processes apart, as on Windows.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
@@ -25,7 +30,7 @@ def alone(lock: Path, *, say: Callable[[str], None]) -> Iterator[None]:
         say: called with one sentence where this process has to wait; may raise instead.
 
     Raises:
-        OSError: the place cannot be written, or its file system has no locks.
+        OSError: the place cannot be written.
     """
     if sys.platform == "win32":  # which has no such locks
         yield
@@ -49,6 +54,9 @@ def is_held(lock: Path) -> bool:
         return False
     except (BlockingIOError, PermissionError):  # the latter: it is another user's
         return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return False
 
 
@@ -66,6 +74,10 @@ def _lock(path: Path, *, say: Callable[[str], None]) -> IO[bytes]:
                 file.close()
                 raise
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                file.close()
+                raise
         if _is_named(file, path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())

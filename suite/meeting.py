@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from suite import __version__
 from suite.device import Device
 from suite.device_facts import limit_collectives, versions
-from suite.launch.ranks import Patience, Ranks, join
-from suite.launch.worker import Worker
+from suite.launch.ranks import Ranks, join
+from suite.launch.worker import Patience, Worker
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from suite.launch.worker import Patience
 from suite.strict_yaml import Aliases, Limit
 
 Count = Annotated[int, Limit("at least 1", lambda value: value >= 1)]
@@ -215,11 +216,16 @@ class Schedule:
 class Launch:
     """How long the processes of a run on several devices wait for each other."""
 
-    join_timeout_s: Positive = 300.0
+    join_timeout_s: Positive = Patience.join_s
     """Seconds until all of them have to have come."""
-    step_timeout_s: Positive = 600.0
+    step_timeout_s: Positive = Patience.step_s
     """Seconds without progress after which a process counts as lost; a tenth of them without any
     sign of life."""
+
+    @property
+    def patience(self) -> Patience:
+        """Both."""
+        return Patience(join_s=self.join_timeout_s, step_s=self.step_timeout_s)
 
 
 @dataclass(frozen=True, kw_only=True)

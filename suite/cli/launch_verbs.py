@@ -62,8 +62,7 @@ def launch(
         num_ranks=placement.num_devices,
         arguments=arguments,
         log_folder=placement.output / "launches",
-        join_timeout_s=placement.join_timeout_s,
-        step_timeout_s=placement.step_timeout_s,
+        patience=placement.patience,
     )
     plan = plan_launch(Machines(**machines), training, run_id=run_id)
     for warning in plan.warnings:

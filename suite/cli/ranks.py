@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from suite.errors import InputError, MissingEnvironment, UsageError
+from suite.launch.worker import Patience
 
 if TYPE_CHECKING:
     from suite.launch.worker import Node, Worker
@@ -34,7 +35,6 @@ class Placement:
         num_devices: on all machines; one process each.
         data: a folder without which no process needs to be started, None where there is none.
         output: whose folder `launches` gets the logs of the processes.
-        join_timeout_s, step_timeout_s: how long they wait for each other.
     """
 
     device: Literal["auto", "cpu", "cuda", "npu"]
@@ -42,8 +42,7 @@ class Placement:
     output: Path
     data: Path | None = None
     restarts: int = 0
-    join_timeout_s: float = 300.0
-    step_timeout_s: float = 600.0
+    patience: Patience = Patience()  # noqa: RUF009 - frozen, so it can be shared
 
 
 def placement_of(recipe: Recipe, *, output: Path, restarts: int = 0) -> Placement:
@@ -54,8 +53,7 @@ def placement_of(recipe: Recipe, *, output: Path, restarts: int = 0) -> Placemen
         data=Path(recipe.data.root),
         output=output,
         restarts=restarts,
-        join_timeout_s=recipe.launch.join_timeout_s,
-        step_timeout_s=recipe.launch.step_timeout_s,
+        patience=recipe.launch.patience,
     )
 
 
@@ -99,7 +97,6 @@ def start_ranks(
         SuiteError: the first failure of a rank, with its exit code.
     """
     from suite.launch.elastic import Start, run_node
-    from suite.launch.ranks import Patience
 
     num_processes = placement.num_devices // node.num_nodes
     _require_devices(placement, num_processes)
@@ -110,7 +107,7 @@ def start_ranks(
         num_processes=num_processes,
         log_folder=placement.output / "launches",
         restarts=placement.restarts,
-        patience=Patience(join_s=placement.join_timeout_s, step_s=placement.step_timeout_s),
+        patience=placement.patience,
         environment=environment or {},
     )
     run_node(node, start)

@@ -15,8 +15,8 @@ from suite.evaluation import evaluate
 from suite.evaluation.coco import Evaluation, evaluate_coco
 from suite.evaluation.coco_files import load_ground_truth, load_results, write_results
 from suite.files import file_sha256
-from suite.launch.ranks import Patience, Ranks
-from suite.launch.worker import Worker
+from suite.launch.ranks import Ranks
+from suite.launch.worker import Patience, Worker
 from suite.meeting import meet
 from suite.progress import Progress
 from suite.recipe import Recipe, list_shipped_recipes, load_recipe, recipe_digest

@@ -36,10 +36,9 @@ from suite.launch.failure import (
 )
 from suite.launch.heartbeat import LAUNCHED, LEAVING, read_pulse
 from suite.launch.ports import describe_holder
-from suite.launch.ranks import Patience
 from suite.launch.store import reach_store
 from suite.launch.watch import Watch, find_attempt, kill_ranks, watching
-from suite.launch.worker import Node
+from suite.launch.worker import Node, Patience
 from suite.parent import STOP_SIGNALS
 
 _SIGNALS: Final = (*STOP_SIGNALS, signal.SIGQUIT)

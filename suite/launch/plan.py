@@ -16,7 +16,7 @@ from typing import Final, Literal
 from suite.errors import UsageError
 from suite.launch.addresses import is_local_only
 from suite.launch.rank_table import RankTable, load_rank_table
-from suite.launch.worker import DEFAULT_PORT
+from suite.launch.worker import DEFAULT_PORT, Patience
 
 _HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _MASTER: Final = re.compile(rf"({_HOST})(?::([0-9]{{1,5}}))?")
@@ -51,7 +51,6 @@ class Training:
         num_ranks: devices of all machines.
         arguments: of `suite train`: the recipe and flags.
         log_folder: gets the logs of the ranks.
-        join_timeout_s, step_timeout_s: how long they wait for each other.
     """
 
     name: str
@@ -59,8 +58,7 @@ class Training:
     num_ranks: int
     arguments: tuple[str, ...]
     log_folder: Path
-    join_timeout_s: float = 300.0
-    step_timeout_s: float = 600.0
+    patience: Patience = Patience()  # noqa: RUF009 - frozen, so it can be shared
 
 
 @dataclass(frozen=True, kw_only=True)

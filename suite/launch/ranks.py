@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -33,27 +32,15 @@ from suite.launch.handshake import (
 )
 from suite.launch.heartbeat import LAUNCHED, Heart
 from suite.launch.store import open_store
-from suite.launch.worker import Worker
+from suite.launch.worker import Patience, Worker
 from suite.leaving import stay_whole
 
+_NO_LIMIT: Final = timedelta(days=365)
 # What gloo, NCCL, HCCL and torch's stores say when a peer is gone or does not answer.
 _PEER_LOST: Final = re.compile(
     r"gloo|nccl|hccl|connection (closed|reset|refused)|broken pipe|timed out|timeout|peer|socket",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long ranks wait for each other.
-
-    Attributes:
-        join_s: for all of them to come.
-        step_s: for one of them in a step, an evaluation or a save.
-    """
-
-    join_s: float = 300.0
-    step_s: float = 600.0
 
 
 class Ranks:
@@ -126,8 +113,28 @@ class Ranks:
         return [json.loads(row[:size].numpy().tobytes()) for row, size in rows]
 
     def share(self, build: Callable[[], Any]) -> Any:
-        """Return what `build` gives on the main rank (JSON); on the others it is not called."""
-        return self.gather(build() if self.is_main else None)[0]
+        """Return what `build` gives on the main rank (JSON); on the others it is not called.
+
+        It takes as long as it takes.
+        """
+        with self.taking_its_time():
+            value = build() if self.is_main else None
+        return self.gather(value)[0]
+
+    @contextmanager
+    def taking_its_time(self) -> Iterator[None]:
+        """Leave when all ranks have done what is inside, however long it takes some of them.
+
+        For what no clock can judge: downloads, decoding a data set, pycocotools. One that goes
+        meanwhile is noticed all the same.
+        """
+        with nullcontext() if self._heart is None else self._heart.taking_its_time():
+            yield
+            if self.num_ranks > 1:
+                group, options = dist.group.WORLD, dist.AllreduceOptions()
+                assert group is not None
+                options.timeout = _NO_LIMIT
+                group.allreduce([torch.zeros(1)], options).wait()
 
     def require_equal(self, facts: Mapping[str, str]) -> None:
         """Go on if all ranks have the same facts.
@@ -146,7 +153,7 @@ class Ranks:
 
     def wait_for(self, key: str) -> str:
         """Return the text of a key, however long that takes: its rank is watched elsewhere."""
-        self._store.wait([key], timedelta(days=7))
+        self._store.wait([key], _NO_LIMIT)
         return str(self._store.get(key).decode())
 
     def published(self, key: str) -> str | None:

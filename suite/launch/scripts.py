@@ -41,8 +41,8 @@ def format_plan(plan: LaunchPlan) -> str:
     lines.append(f"run id    {plan.run_id or 'a new one at each start'}")
     lines += [
         f"logs      {training.log_folder}",
-        f"waits     {training.join_timeout_s:g} s for all ranks to come, "
-        f"{training.step_timeout_s:g} s for one in a step",
+        f"waits     {training.patience.join_s:g} s for all ranks to come, "
+        f"{training.patience.step_s:g} s for one in a step",
     ]
     for node_rank in range(plan.num_nodes):
         lines += ["", *_describe_node(plan, node_rank)]

@@ -1,4 +1,4 @@
-"""What a started process can be: a rank, or a machine whose ranks still have to be started."""
+"""What a started process can be, a rank or a machine whose ranks still have to be started."""
 
 from __future__ import annotations
 
@@ -53,3 +53,16 @@ class Node:
     master_addr: str
     master_port: int
     run_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long ranks wait for each other.
+
+    Attributes:
+        join_s: for all of them to come.
+        step_s: for one of them in a step, an evaluation or a save.
+    """
+
+    join_s: float = 300.0
+    step_s: float = 600.0

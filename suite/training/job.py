@@ -7,7 +7,6 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from suite.data.sample import Dataset, Sample
 from suite.device import Device, build_device, tune_cpu_allocator
 from suite.device_failures import FEWER_TO_TRAIN, explaining_failures
 from suite.errors import MissingEnvironment, UsageError
-from suite.launch.ranks import Patience, Ranks
+from suite.launch.ranks import Ranks
 from suite.launch.worker import Worker
 from suite.meeting import meet
 from suite.progress import LateProgress, transfer_progress
@@ -95,8 +94,7 @@ def opened_job(
     tune_cpu_allocator()
     # Machines may have the data in different places; its digests are compared later.
     facts = recipe_fields(replace(recipe, data=replace(recipe.data, root="")))
-    patience = Patience(join_s=recipe.launch.join_timeout_s, step_s=recipe.launch.step_timeout_s)
-    with meet(worker, device, facts=facts, patience=patience) as ranks:
+    with meet(worker, device, facts=facts, patience=recipe.launch.patience) as ranks:
         yield _prepare(recipe, device, ranks)
 
 
@@ -121,29 +119,31 @@ def cached(job: Job) -> Iterator[Job]:
     if job.recipe.data.cache == "none":
         yield job
         return
+    ranks = job.ranks
     # One rank of each machine makes the cache, the others wait for it.
-    key = f"cache/{job.ranks.attempt}/{socket.gethostname()}"
-    if job.ranks.local_rank != 0:
-        yield replace(job, samples=open_decoded(job.samples, Path(job.ranks.wait_for(key))))
-        job.ranks.wait_for_all()
-        return
+    key = f"cache/{ranks.attempt}/{socket.gethostname()}"
+    with ExitStack() as cache:
+        with ranks.taking_its_time():
+            if ranks.local_rank == 0:
+                samples, path = cache.enter_context(_kept_decoded(job))
+                ranks.publish(key, str(path))
+            else:
+                samples = open_decoded(job.samples, Path(ranks.wait_for(key)))
+        yield replace(job, samples=samples)
+        ranks.wait_for_all()  # the cache may go
+
+
+@contextmanager
+def _kept_decoded(job: Job) -> Iterator[tuple[tuple[Sample, ...], Path]]:
     with ExitStack() as cache:
         with LateProgress("decode") as shown:
             build = CacheBuild(
-                workers=build_workers(job.recipe.data),
-                say=shown.say,
-                progress=partial(_advance, shown, job.ranks),
+                workers=build_workers(job.recipe.data), say=shown.say, progress=shown.update
             )
-            kept = keep_decoded(job.samples, where=job.recipe.data.cache, build=build)
-            samples, path = cache.enter_context(kept)
-        job.ranks.publish(key, str(path))
-        yield replace(job, samples=samples)
-        job.ranks.wait_for_all()  # the cache may go
-
-
-def _advance(shown: LateProgress, ranks: Ranks, done: int, total: int) -> None:
-    shown.update(done, total)
-    ranks.mark(0)
+            where = job.recipe.data.cache
+            assert where != "none"
+            kept = cache.enter_context(keep_decoded(job.samples, where=where, build=build))
+        yield kept
 
 
 def _build_device(recipe: Recipe, worker: Worker | None, *, strict: bool) -> Device:
@@ -194,7 +194,8 @@ def build_trainee(job: Job, *, load_weights: bool = True) -> tuple[Detector, Lea
     torch.manual_seed(recipe.seed)
     detector = build_recipe_detector(recipe)
     if load_weights:
-        _load_start(detector, recipe)
+        with job.ranks.taking_its_time():
+            _load_start(detector, recipe)
     # torch's stubs leave memory_format out.
     detector.to(job.device.torch_device, memory_format=job.device.memory_format).train()  # type: ignore[call-overload]
 

@@ -25,7 +25,7 @@ from suite.device import (
     cpu_name,
     tune_cpu_allocator,
 )
-from suite.errors import UsageError
+from suite.errors import MissingEnvironment, UsageError
 
 # A torch_npu with two devices that compute nothing. It runs in a process of its own, because
 # renaming torch's private backend cannot be undone.
@@ -328,6 +328,12 @@ def test_auto_takes_cuda_before_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     device = build_device("auto", "fp32")
     assert device.torch_device == torch.device("cuda", 0)
+    # The second of two processes that were given a device each.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert build_device("cuda", "fp32", index=1).torch_device == torch.device("cuda", 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6")
+    with pytest.raises(MissingEnvironment, match="device cuda:1: only 1 visible"):
+        build_device("cuda", "fp32", index=1)
     described = device.describe()
     assert described["name"] == "Simulated cuda:0"
     assert (described["matmul_tf32"], described["conv_tf32"]) == (False, False)

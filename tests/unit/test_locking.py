@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -61,6 +63,18 @@ def test_a_process_that_is_killed_frees_the_lock(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"), alone(tmp_path / "absent" / "lock", say=quiet):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_where_there_are_no_locks_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(_file: object, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with alone(tmp_path / "lock", say=quiet), alone(tmp_path / "lock", say=quiet):
+        assert not is_held(tmp_path / "lock")
 
 
 def test_a_lock_that_is_not_ours_to_open_counts_as_held(

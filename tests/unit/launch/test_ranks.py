@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from suite.errors import RankLost, UsageError
-from suite.launch.ranks import Patience, Ranks, join
+from suite.launch.ranks import Ranks, join
+from suite.launch.worker import Patience
 from tests.once import build_once
 from tests.ports import find_port
 
@@ -73,6 +74,10 @@ def test_a_tensor_becomes_the_mean(seen: Seen) -> None:
 
 def test_only_the_main_rank_builds_what_is_shared(seen: Seen) -> None:
     assert [one["shared"] for one in seen] == [[{"of rank": 0}, rank == 0] for rank in range(3)]
+
+
+def test_what_the_main_rank_builds_may_take_longer_than_a_step(seen: Seen) -> None:
+    assert of_all(seen, "shared_slowly") is None
 
 
 def test_facts_that_differ_are_named_on_all_ranks(seen: Seen) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import torch
 from torch import nn
 
 from suite.errors import RankLost, UsageError
-from suite.launch.ranks import Patience, Ranks, join
-from suite.launch.worker import LOOPBACK, Worker
+from suite.launch.ranks import Ranks, join
+from suite.launch.worker import LOOPBACK, Patience, Worker
+
+STEP_S = 8
 
 
 def observe(ranks: Ranks) -> dict[str, Any]:
@@ -27,6 +30,7 @@ def observe(ranks: Ranks) -> dict[str, Any]:
         "raised_before": [ranks.any_before(ranks.rank == 1 and call == 2) for call in range(5)],
         "average": ranks.average(torch.tensor([float(ranks.rank), 5.0])).tolist(),
         "shared": share(ranks),
+        "shared_slowly": ranks.share(lambda: time.sleep(STEP_S + 1)),
         "equal": tell(lambda: ranks.require_equal({"data": "abc"})),
         "unequal": tell(lambda: ranks.require_equal({"data": "x" if ranks.rank == 1 else "y"})),
         "store": use_store(ranks),
@@ -105,7 +109,7 @@ def main(rank: int, num_ranks: int, port: int, folder: Path) -> None:
         attempt=0,
         starter="test",
     )
-    patience = Patience(join_s=60, step_s=60)
+    patience = Patience(join_s=60, step_s=STEP_S)
     seen: dict[str, Any] = {}
     try:
         of_run = {"device": torch.device("cpu"), "facts": {"recipe": "demo"}, "patience": patience}
