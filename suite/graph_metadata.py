@@ -14,11 +14,13 @@ from suite.errors import InputError, UsageError
 from suite.recipe_sections import Count, CountOrZero, Pixels, Positive, Postprocess, Resize
 from suite.strict_yaml import Limit, Rule, encode_plain, read_plain
 
-SCHEMA = "suite.graph/2"
+SCHEMA = "suite.graph/3"
 # The names of some 5,000 classes; checking much more would take minutes.
 _MAX_VALUE_CHARACTERS = 2**17
 
 Nms = Literal["op", "none"]
+Precision = Literal["fp32", "fp16", "int8"]
+Target = Literal["ort", "openvino", "tensorrt", "cann"]
 Digest = Annotated[
     str,
     Limit("64 hexadecimal digits", lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None),
@@ -28,16 +30,33 @@ Channels = Limit("three numbers, one per channel", lambda value: len(value) == 3
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInput:
-    """How pixels become the input: bytes x scale, minus mean, divided by std; padding is zero."""
+    """How pixels become the input: bytes x scale, minus mean, divided by std; padding is zero.
+
+    A graph that prepares images itself takes them as they are, uint8 NHWC of any size.
+    """
 
     name: Literal["images"]
-    layout: Literal["NCHW"]
-    dtype: Literal["float32"]
+    layout: Literal["NCHW", "NHWC"]
+    dtype: Literal["float32", "uint8"]
     colour: Literal["RGB"]
     scale: Positive
     mean: Annotated[tuple[float, ...], Channels]
     std: Annotated[tuple[Positive, ...], Channels]
     resize: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Images from which the ranges of an int8 graph were taken.
+
+    Attributes:
+        sha256: over the sorted sha256 of the images.
+        float_nodes: convolutions that stayed float.
+    """
+
+    sha256: Digest
+    num_images: Count
+    float_nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +72,7 @@ class Software:
 class GraphMetadata:
     """All that a stranger needs to feed a graph and to read its answer, and where it comes from."""
 
-    schema: Literal["suite.graph/2"]
+    schema: Literal["suite.graph/3"]
     detector: str
     width: Positive
     num_classes: Count
@@ -66,7 +85,9 @@ class GraphMetadata:
         tuple[Pixels, ...],
         Limit("height and width, or nothing", lambda value: len(value) in (0, 2)),
     ]
-    """Of the input; empty: both are free, in multiples of 32."""
+    """Of the network's input; empty: both are free, in multiples of 32."""
+    batch: CountOrZero
+    """Images at a time; 0: any number."""
     min_side: Pixels
     """The smallest height and width: below, there are fewer candidates than output rows."""
     resize: Resize
@@ -76,7 +97,14 @@ class GraphMetadata:
     """What each output holds, in words."""
     postprocess: Postprocess
     nms: Nms
-    precision: Literal["fp32"]
+    runtime_thresholds: bool
+    """Whether score and IoU threshold are inputs too, whose defaults are those of `postprocess`."""
+    precision: Precision
+    """Of the network; the postprocess is fp32 always."""
+    calibration: Calibration | None
+    """Of int8."""
+    target: Target
+    """The runtime whose limits it keeps to."""
     opset: Count
     ir_version: Count
     recipe: str
@@ -85,6 +113,11 @@ class GraphMetadata:
     checkpoint_sha256: Digest
     step: CountOrZero
     software: Software
+
+    @property
+    def prepares_images(self) -> bool:
+        """Whether resize and normalisation are in the graph."""
+        return self.input.dtype == "uint8"
 
 
 _RULES = (

@@ -22,6 +22,7 @@ from suite import __version__
 from suite.cli import (
     bench_verbs,
     data_verbs,
+    deploy_verbs,
     launch_verbs,
     model_verbs,
     project_verbs,
@@ -116,6 +117,7 @@ def cli() -> None:
 
 for room in (
     model_verbs,
+    deploy_verbs,
     bench_verbs,
     launch_verbs,
     rank_table_verbs,

@@ -56,7 +56,7 @@ def describe_graph(
             "pixels each way"
         )
     return GraphMetadata(
-        schema="suite.graph/2",
+        schema="suite.graph/3",
         detector=recipe.detector.name,
         width=recipe.detector.width,
         num_classes=recipe.detector.num_classes,
@@ -64,6 +64,7 @@ def describe_graph(
         class_names=trained.class_names,
         category_ids=trained.category_ids,
         image_hw=image_hw,
+        batch=0,
         min_side=min_side,
         resize=recipe.resize,
         input=GraphInput(
@@ -79,7 +80,10 @@ def describe_graph(
         outputs=_DETECTIONS if nms == "op" else _HEADS[detector.num_logits > detector.num_classes],
         postprocess=recipe.postprocess,
         nms=nms,
+        runtime_thresholds=False,
         precision="fp32",
+        calibration=None,
+        target="ort",
         opset=OPSET,
         ir_version=IR_VERSION,
         recipe=recipe.name,

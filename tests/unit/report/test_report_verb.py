@@ -171,7 +171,7 @@ def test_a_record_in_a_folder_counts_by_its_schema_not_by_its_name() -> None:
     start = make("manifest", 4, metrics={}, subject={}, conditions={})
     write_record(start, folder / "manifest.json")
     Path(folder / "results.json").write_text("[]")
-    Path(folder / "sidecar.json").write_text('{"schema": "suite.graph/2"}')
+    Path(folder / "sidecar.json").write_text('{"schema": "suite.graph/3"}')
     whole = (folder / "ssd_r34_cpu.json").read_text()
     Path(folder / "answer.json").write_text(f'{{"schema": "suite.train/1", "record": {whole}}}')
     for names, count in (((folder,), 1), ((), 3)):
