@@ -219,8 +219,9 @@ def delete_old_checkpoints(folder: Path, *, keep: int) -> None:
     for path in list_checkpoints(folder)[:-keep]:
         path.unlink()
         _digest_path(path).unlink(missing_ok=True)
-    for path in folder.glob(".*.pth"):
-        path.unlink()
+    for suffix in ("pth", "sha256"):
+        for path in folder.glob(f".*.{suffix}"):
+            path.unlink()
 
 
 def _require_fit(weights: dict[str, Tensor], recipe: Recipe, path: Path) -> None:

@@ -40,7 +40,9 @@ def open_run_folder(folder: Path) -> Path:
         InputError: it is not one.
     """
     if not (folder / "checkpoints").is_dir():
-        raise InputError(f"{folder}: not a run folder (no checkpoints/ in it)")
+        raise InputError(
+            f"{folder}: not a run folder, or one that has saved nothing yet (no checkpoints/ in it)"
+        )
     return folder
 
 

@@ -72,8 +72,11 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where it trains."""
-        return next(path for path in self.output.iterdir() if (path / "metrics.jsonl").is_file())
+        """Where it trains: the newest folder."""
+        begun = [path for path in self.output.iterdir() if (path / "metrics.jsonl").is_file()]
+        if not begun:
+            raise FileNotFoundError(f"no run has begun in {self.output}")
+        return max(begun, key=lambda path: int(path.name.rpartition("-")[2]))
 
     @property
     def stderr(self) -> str:

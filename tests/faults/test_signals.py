@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -30,6 +30,14 @@ def assert_saved(run: Run, ended: Ended, number: signal.Signals) -> None:
     said = [path.read_text() for path in run.output.glob("launches/**/error.json")]
     assert len(said) == 2 and all(f"after step {stopped[1]}" in text for text in said)
     assert run.family() == {}
+
+
+@pytest.fixture(autouse=True)
+def _no_nohup() -> Iterator[None]:
+    """Let the runs heed SIGHUP although whoever runs the tests may not."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,11 @@ def test_any_faults_change_nothing_and_nothing_grows(
         assert newest_step(hurt.folder) >= step
         step = newest_step(hurt.folder)
         left = NUM_FAULTS - number
-        hurt = start_hurt(start, chance, step=step, resume=hurt.folder, faults_left=left)
+        # A run that was lost before it saved anything begins anew.
+        resume = hurt.folder if step else None
+        hurt = start_hurt(start, chance, step=step, resume=resume, faults_left=left)
     assert hurt.end().code != 0
+    assert newest_step(hurt.folder) >= max(step, 1)
     last = start("--resume", hurt.folder, changes=CHANGES)
     assert last.end().code == 0
     assert end_of(last.folder) == end_of(calm.folder)
