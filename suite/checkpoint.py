@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models import Detector, build_detector
 from suite.errors import InputError, SuiteError, UsageError
-from suite.files import file_sha256, replacing, write_text
+from suite.files import file_sha256, is_file, replacing, write_text
 from suite.recipe import Recipe, differing_keys, recipe_from_dict
 from suite.weights import is_dense, load_plain
 
@@ -94,7 +94,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, damaged, hostile, or not a checkpoint of this suite.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such checkpoint")
     _check_digest(path)
     state = load_plain(path)
@@ -249,9 +249,11 @@ def _digest_path(path: Path) -> Path:
 
 def _check_digest(path: Path) -> None:
     stored = _digest_path(path)
-    if not stored.is_file():
+    if not is_file(stored):
         return
-    if stored.read_text(encoding="utf-8", errors="replace")[:64] != file_sha256(path):
+    with stored.open("rb") as file:
+        stated = file.read(64)
+    if stated != file_sha256(path).encode():
         raise InputError(f"{path}: damaged, its sha256 is not the one in {stored.name}")
 
 

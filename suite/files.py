@@ -70,6 +70,32 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Args:
+        path: the file.
+        limit: in bytes.
+        remedy: what to do when the file is missing, as the end of a sentence.
+
+    Raises:
+        InputError: it is missing, no regular file, unreadable or larger.
+    """
+    if not is_file(path):
+        value = "not a regular file" if os.path.lexists(path) else "no such file"
+        raise InputError(f"{path}: {value}; {remedy}")
+    try:
+        size = path.stat().st_size
+        # By its size: asked for as much as the limit, Python first makes room for that.
+        with path.open("rb") as file:
+            content = file.read(size + 1) if size <= limit else b""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if max(size, len(content)) > limit:
+        raise InputError(f"{path}: larger than {limit} bytes, the most we read of such a file")
+    return content
+
+
 def is_file(path: Path) -> bool:
     """Whether a regular file is there; False, too, for names that none can have or closed folders.
 

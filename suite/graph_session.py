@@ -1,14 +1,16 @@
-"""ONNX Runtime on exactly the device that was asked for, its failures as sentences."""
+"""ONNX Runtime or OpenVINO on exactly the device that was asked for, failures as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from suite.device import Kind, device_problem
-from suite.errors import InputError, MissingEnvironment
+from suite.errors import InputError, MissingEnvironment, UsageError
 
 # Output names and inputs by name to outputs in the order of the names.
 RunGraph = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
@@ -22,21 +24,57 @@ PROVIDERS: dict[Kind, str] = {
 _LOG_FATAL = 4
 
 
+@dataclass(frozen=True, kw_only=True)
+class GraphRuntime:
+    """What runs a graph.
+
+    Attributes:
+        name: ONNX Runtime, or OpenVINO, which is for the CPU.
+        precision: that OpenVINO computes in; a graph's own numbers stay fp32 outside of it.
+        threads: CPU threads within one operator; None lets the runtime choose.
+    """
+
+    name: Literal["ort", "openvino"] = "ort"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int | None = None
+
+    def describe(self, kind: Kind) -> str:
+        """Return what records call it."""
+        return f"onnxruntime {PROVIDERS[kind]}" if self.name == "ort" else "openvino CPU"
+
+
+ORT = GraphRuntime()
+
+
 def open_graph(
-    content: bytes, *, source: str, kind: Kind = "cpu", threads: int | None = None
+    content: bytes, *, source: str, kind: Kind = "cpu", runtime: GraphRuntime = ORT
 ) -> RunGraph:
-    """Open a graph in ONNX Runtime on exactly the execution provider the device needs.
+    """Open a graph in a runtime, on exactly the device that was asked for.
 
     Args:
         content: a serialised model that refers to no other file.
         source: how messages name it.
-        kind: of device; decides the provider.
-        threads: CPU threads within one operator; None lets ONNX Runtime choose.
+        kind: of device; decides the execution provider.
+        runtime: what runs it.
 
     Raises:
-        InputError: ONNX Runtime refuses the graph, now or when it runs.
-        MissingEnvironment: the provider is absent or does not start.
+        InputError: the runtime refuses the graph, now or when it runs.
+        MissingEnvironment: the runtime or its execution provider is absent or does not start.
+        UsageError: the runtime has no such device, or cannot compute in this precision.
     """
+    if runtime.name == "openvino":
+        return _open_in_openvino(content, source=source, kind=kind, runtime=runtime)
+    if runtime.precision != "fp32":
+        raise UsageError(
+            f"--precision {runtime.precision}: ONNX Runtime computes a graph as it is; "
+            "try --runtime openvino"
+        )
+    return _open_in_onnxruntime(content, source=source, kind=kind, threads=runtime.threads)
+
+
+def _open_in_onnxruntime(
+    content: bytes, *, source: str, kind: Kind, threads: int | None
+) -> RunGraph:
     import onnxruntime
 
     provider = PROVIDERS[kind]
@@ -69,6 +107,44 @@ def open_graph(
             return list(session.run(list(names), dict(inputs)))
         except errors as error:
             raise InputError(f"{source}: fails when it runs ({_first_line(error)})") from error
+
+    return run
+
+
+def _open_in_openvino(
+    content: bytes, *, source: str, kind: Kind, runtime: GraphRuntime
+) -> RunGraph:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingEnvironment(
+            "OpenVINO is not installed; run: pip install 'npu-detection-suite[openvino]'"
+        ) from error
+    if kind != "cpu":
+        raise UsageError(f"--device {kind}: OpenVINO runs on the CPU here; pass --device cpu")
+    core = openvino.Core()
+    if runtime.precision == "bf16" and "BF16" not in core.get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
+        raise UsageError("--precision bf16: this CPU has no bf16 instructions; leave it out")
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if runtime.precision == "bf16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if runtime.threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = runtime.threads
+    try:
+        compiled = core.compile_model(core.read_model(content, b""), "CPU", settings)
+    except RuntimeError as error:
+        raise InputError(f"{source}: OpenVINO refuses it ({_first_line(error)})") from error
+
+    def run(names: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            found = compiled(dict(inputs))
+        except RuntimeError as error:
+            raise InputError(f"{source}: fails when it runs ({_first_line(error)})") from error
+        # Copies: the next run writes to the same memory.
+        return [np.array(found[compiled.output(name)]) for name in names]
 
     return run
 

@@ -36,7 +36,7 @@ Record = dict[str, Any]
 SCHEMA = "suite.record/1"
 # A manifest is the record of a start: it has no metrics yet.
 _BENCHES = ("bench-infer", "bench-train", "bench-data")
-KINDS = ("train", "eval", "export", "verify", *_BENCHES, "manifest")
+KINDS = ("train", "eval", "export", "verify", "quantize", *_BENCHES, "manifest")
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {

@@ -8,7 +8,8 @@ runtime that does nothing prices the harness itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,8 @@ from suite.graph_file import (
     check_size,
     load_graph,
 )
-from suite.graph_metadata import GraphInput
-from suite.graph_session import PROVIDERS, best_kind, open_graph
+from suite.graph_metadata import GraphInput, GraphMetadata
+from suite.graph_session import ORT, GraphRuntime, best_kind, open_graph
 from suite.recipe import Recipe, recipe_digest
 from suite.sizing import Sizing, build_sizing
 
@@ -49,7 +50,8 @@ class LoadedDetect:
         detect: the function.
         sizing: how images are fitted to the network's input.
         class_names, category_ids: by label.
-        runtime: "torch" with the kind of device, or "onnxruntime" with the execution provider.
+        runtime: "torch" with the kind of device, "onnxruntime" with the execution provider, or
+            "openvino CPU".
         precision: that the network runs in: the device's, or what a graph says of itself.
         subject: what was loaded, for records: detector, recipe, data set, digests.
     """
@@ -81,14 +83,14 @@ def build_model_device(
 
 
 def load_detect(
-    path: Path, *, device: Device, threads: int | None = None, as_published: bool = False
+    path: Path, *, device: Device, runtime: GraphRuntime = ORT, as_published: bool = False
 ) -> LoadedDetect:
     """Load a checkpoint (.pth) or a graph (.onnx) as a `Detect`.
 
     Args:
         path: the file.
         device: where it runs.
-        threads: CPU threads of ONNX Runtime within one operator; None lets it choose.
+        runtime: what runs a graph.
         as_published: postprocess exactly as the published code does; for checkpoints only.
 
     Raises:
@@ -98,7 +100,7 @@ def load_detect(
     if path.suffix == ".onnx":
         if as_published:
             raise UsageError(f"{path}: a graph has its postprocess inside; evaluate the checkpoint")
-        return _load_graph_detect(path, device, threads)
+        return _load_graph_detect(path, device, runtime)
     trained = load_detector(path)
     return LoadedDetect(
         torch_detect(
@@ -208,36 +210,73 @@ def unpad(padded: Sequence[Tensor], images: Images) -> list[Detections]:
     ]
 
 
-def _load_graph_detect(path: Path, device: Device, threads: int | None) -> LoadedDetect:
+def _load_graph_detect(path: Path, device: Device, runtime: GraphRuntime) -> LoadedDetect:
     graph = load_graph(path)
     metadata = graph.metadata
     if metadata.nms == "none":
         raise InputError(f"{path}: holds raw heads (nms none); export it with --nms op to detect")
+    if runtime.precision == "bf16" and metadata.prepares_images:
+        raise UsageError(
+            f"--precision bf16: {path} resizes images inside, which bf16 is too coarse for; "
+            "export it without --preprocess"
+        )
     run = open_graph(
-        graph.model.SerializeToString(), source=str(path), kind=device.kind, threads=threads
+        graph.model.SerializeToString(), source=str(path), kind=device.kind, runtime=runtime
     )
-    affine = _input_affine(metadata.input)
+    feed = _feed_bytes if metadata.prepares_images else _feed_normalised
 
     def detect(images: Images) -> list[Detections]:
         images = images.to(torch.device("cpu"))
-        height, width = images.pixels.shape[-2:]
-        check_size((height, width), metadata, source=str(path))
-        # What the graph says of its input decides, not what our own loaders do.
-        fed = dataclasses.replace(images, affine=affine.expand(len(images.pixels), -1, -1))
-        outputs = run(OUTPUT_NAMES, {INPUT_NAME: fed.normalised().numpy()})
-        check_answer(outputs, metadata, num_images=len(images.pixels), source=str(path))
+        outputs = [np.concatenate(parts) for parts in zip(*_answers(images), strict=True)]
         _check_labels(outputs, metadata.num_classes, source=str(path))
         return unpad([torch.from_numpy(output) for output in outputs], images)
 
+    def _answers(images: Images) -> Iterator[Sequence[NDArray[Any]]]:
+        for fed in feed(images, metadata, str(path)):
+            outputs = run(OUTPUT_NAMES, {INPUT_NAME: fill_batch(fed, metadata.batch)})
+            check_answer(outputs, metadata, num_images=metadata.batch or len(fed), source=str(path))
+            yield [output[: len(fed)] for output in outputs]
+
+    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
     return LoadedDetect(
         detect,
-        sizing=build_sizing(metadata.resize, canvas_hw=metadata.image_hw),
+        sizing=dataclasses.replace(sizing, resizes=not metadata.prepares_images),
         class_names=metadata.class_names,
         category_ids=metadata.category_ids,
-        runtime=f"onnxruntime {PROVIDERS[device.kind]}",
-        precision=metadata.precision,
+        runtime=runtime.describe(device.kind),
+        precision="bf16" if runtime.precision == "bf16" else metadata.precision,
         subject=graph_subject(graph),
     )
+
+
+def _feed_normalised(
+    images: Images, metadata: GraphMetadata, source: str
+) -> Iterator[NDArray[Any]]:
+    """Yield the inputs of a graph, as many images at a time as it takes."""
+    # What the graph says of its input decides, not what our own loaders do.
+    affine = _input_affine(metadata.input).expand(len(images.pixels), -1, -1)
+    pixels = dataclasses.replace(images, affine=affine).normalised().numpy()
+    check_size(pixels.shape[2:], metadata, source=source)
+    step = metadata.batch or len(pixels)
+    yield from (pixels[start : start + step] for start in range(0, len(pixels), step))
+
+
+def _feed_bytes(images: Images, metadata: GraphMetadata, _source: str) -> Iterator[NDArray[Any]]:
+    """Yield images as they are, [N,H,W,3]; those of one size that stand together go together."""
+    sizes = [(int(height), int(width)) for height, width in images.resized_hw.tolist()]
+    start = 0
+    for (height, width), rows in itertools.groupby(sizes):
+        pixels = images.pixels[start : start + len(list(rows)), :, :height, :width]
+        start += len(pixels)
+        step = metadata.batch or len(pixels)
+        for first in range(0, len(pixels), step):
+            yield pixels[first : first + step].permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def fill_batch(pixels: NDArray[Any], batch: int) -> NDArray[Any]:
+    """Return as many images as a graph takes, 0 for any number: the last one is repeated."""
+    missing = max(batch - len(pixels), 0)
+    return np.concatenate([pixels, pixels[-1:].repeat(missing, axis=0)]) if missing else pixels
 
 
 def _input_affine(fed: GraphInput) -> Tensor:

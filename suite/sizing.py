@@ -24,12 +24,14 @@ class Sizing:
         short_side, long_side: of the picture; as large as both allow.
         canvases: the only canvases there are: one for all images, or one for lying and one for
             standing ones. None given: any multiples of 32.
+        resizes: False leaves images as they are, for a model that does all this itself.
     """
 
     keep_ratio: bool
     short_side: int
     long_side: int
     canvases: tuple[tuple[int, int], ...]
+    resizes: bool = True
 
     @property
     def nominal_hw(self) -> tuple[int, int]:
@@ -38,6 +40,8 @@ class Sizing:
 
     def resized_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the size of the picture within its canvas."""
+        if not self.resizes:
+            return image_hw
         if not self.keep_ratio:
             return self.canvases[0]
         height, width = image_hw
@@ -50,6 +54,8 @@ class Sizing:
 
     def canvas_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """Return the size of the network's input for an image."""
+        if not self.resizes:
+            return image_hw
         if self.canvases:
             return self.canvases[0] if is_lying(image_hw) else self.canvases[-1]
         height, width = self.resized_hw(image_hw)

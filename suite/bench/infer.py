@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from suite.data.synthetic import write_synthetic
 from suite.device import Device
 from suite.errors import UsageError
 from suite.evaluation.coco import detections_to_results
+from suite.graph_session import GraphRuntime
 from suite.records import Record, build_record
 from suite.runtime import LoadedDetect, build_model_device, load_detect, null_detect
 from suite.sizing import Sizing
@@ -46,8 +47,10 @@ class InferenceRequest:
         batch: images a run.
         runs: counted runs, after `warmup` uncounted ones.
         device: cpu, cuda, npu or auto.
-        precision: of a checkpoint's network, None for fp32; a graph has its own.
-        threads: CPU threads of ONNX Runtime, None for its choice; for graphs only.
+        precision: of a checkpoint's network, or what OpenVINO computes a graph in; None for fp32,
+            and in ONNX Runtime for the graph's own.
+        runtime: what runs a graph.
+        threads: CPU threads of a graph's runtime, None for its choice.
         strict_device: see `build_device`.
     """
 
@@ -57,6 +60,7 @@ class InferenceRequest:
     warmup: int = 10
     device: str = "auto"
     precision: str | None = None
+    runtime: Literal["ort", "openvino"] | None = None
     threads: int | None = None
     strict_device: bool = True
 
@@ -70,10 +74,14 @@ def bench_infer(model: Path, request: InferenceRequest) -> Record:
         UsageError: precision or threads are asked for where they have no effect.
     """
     _require_effect(model, request)
+    is_graph = model.suffix == ".onnx"
     device = build_model_device(
-        model, request.device, request.precision or "fp32", strict=request.strict_device
+        model,
+        "cpu" if request.runtime == "openvino" and request.device == "auto" else request.device,
+        "fp32" if is_graph else request.precision or "fp32",
+        strict=request.strict_device,
     )
-    loaded = load_detect(model, device=device, threads=request.threads)
+    loaded = load_detect(model, device=device, runtime=_graph_runtime(request))
     with tempfile.TemporaryDirectory() as scratch:
         samples = _photo_samples(request.images) or _generated_samples(Path(scratch))
         device.reset_peak_memory()
@@ -99,16 +107,28 @@ def bench_infer(model: Path, request: InferenceRequest) -> Record:
 
 def _require_effect(model: Path, request: InferenceRequest) -> None:
     if model.suffix == ".onnx":
-        if request.precision is not None:
+        if request.precision is not None and request.runtime != "openvino":
             raise UsageError(
-                f"--precision {request.precision}: {model} has its own precision; "
-                "leave it out or measure the checkpoint"
+                f"--precision {request.precision}: {model} has its own precision; leave it out, "
+                "measure the checkpoint, or try --runtime openvino"
             )
+        if request.precision not in (None, "fp32", "bf16"):
+            raise UsageError(f"--precision {request.precision}: OpenVINO has fp32 and bf16")
     elif request.threads is not None:
         raise UsageError(
-            f"--threads {request.threads}: is for ONNX Runtime; {model} runs in PyTorch, "
+            f"--threads {request.threads}: is for graphs; {model} runs in PyTorch, "
             "whose threads OMP_NUM_THREADS sets"
         )
+    elif request.runtime is not None:
+        raise UsageError(f"--runtime {request.runtime}: is for graphs; {model} runs in PyTorch")
+
+
+def _graph_runtime(request: InferenceRequest) -> GraphRuntime:
+    return GraphRuntime(
+        name=request.runtime or "ort",
+        precision="bf16" if request.precision == "bf16" and request.runtime else "fp32",
+        threads=request.threads,
+    )
 
 
 def _time_stages(
@@ -140,7 +160,7 @@ def _time_null(
     loaded: LoadedDetect, device: Device, samples: Sequence[Sample], request: InferenceRequest
 ) -> list[float]:
     """Time the `infer` stage without a network: moving, normalising and cutting alone."""
-    on_device = loaded.runtime.startswith("torch")  # ONNX Runtime is fed from the CPU
+    on_device = loaded.runtime.startswith("torch")  # graphs are fed from the CPU
     place = device.torch_device if on_device else torch.device("cpu")
     detect = null_detect(place)
     batch_samples = next(_batches(samples, loaded.sizing, request))
@@ -196,7 +216,7 @@ def _describe(loaded: LoadedDetect, device: Device, request: InferenceRequest) -
 
 
 def _threads(loaded: LoadedDetect, request: InferenceRequest) -> int | str:
-    """Return the CPU threads in effect; ONNX Runtime does not tell its own choice."""
+    """Return the CPU threads in effect; runtimes of graphs do not tell their own choice."""
     if loaded.runtime.startswith("torch"):
         return torch.get_num_threads()
     return request.threads or "default"

@@ -38,7 +38,9 @@ def bench() -> None:
 @click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True)
 @click.option("--device", type=DEVICES, default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]),
-              help="Of a checkpoint, fp32 by default; a graph has its own.")  # fmt: skip
+              help="Of a checkpoint, or of a graph in OpenVINO; fp32 by default.")  # fmt: skip
+@click.option("--runtime", type=click.Choice(["ort", "openvino"]),
+              help="What runs a graph: ONNX Runtime (default) or OpenVINO.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a graph's runtime.")
 @BENCH_STRICT_DEVICE
 @click.option("--output", type=FILE, default=Path("runs"), show_default=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from suite.cli.flags import FILE, IMAGE_SIZE, print_json
+from suite.cli.flags import BATCH, FILE, IMAGE_SIZE, print_json
 from suite.errors import CheckFailed
 
 
@@ -21,21 +22,80 @@ from suite.errors import CheckFailed
               help="op: postprocess inside; none: raw logits and deltas.")  # fmt: skip
 @click.option("--size", type=IMAGE_SIZE, metavar="HxW",
               help="Fix the input, such as 800x1344; else RetinaNet's is free.")  # fmt: skip
-@click.option("--images", multiple=True, metavar="SOURCE", help="Photos for the proof of parity.")
+@click.option("--batch", type=BATCH, metavar="N|dynamic", default="dynamic", show_default=True,
+              help="Images at a time.")  # fmt: skip
+@click.option("--preprocess", "prepare", is_flag=True,
+              help="Take uint8 images of any size: resize and normalise inside.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32",
+              show_default=True, help="Of the network; the postprocess stays fp32.")  # fmt: skip
+@click.option("--score-threshold", type=click.FloatRange(0, 1, max_open=True),
+              help="This and the next three replace the recipe's.")  # fmt: skip
+@click.option("--iou-threshold", type=click.FloatRange(0, 1))
+@click.option("--max-detections", type=click.IntRange(1, 700))
+@click.option("--pre-topk", type=click.IntRange(1, 3840),
+              help="Candidates that reach suppression.")  # fmt: skip
+@click.option("--runtime-thresholds", is_flag=True,
+              help="Make both thresholds inputs, with these as defaults.")  # fmt: skip
+@click.option("--target", type=click.Choice(["ort", "openvino", "tensorrt", "cann"]),
+              default="ort", show_default=True,
+              help="Keep to the limits of this runtime.")  # fmt: skip
+@click.option("--print-atc", "soc", metavar="SOC",
+              help="Print the command that compiles it for a chip, as Ascend310P3.")  # fmt: skip
+@click.option("--print-trtexec", is_flag=True,
+              help="Print the command that builds a TensorRT engine of it.")  # fmt: skip
+@click.option("--opset", type=click.IntRange(16, 20), default=18, show_default=True)
+@click.option(
+    "--images",
+    multiple=True,
+    metavar="SOURCE",
+    help="Photos for the proof of parity, and for the ranges of int8.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--web", type=FILE, metavar="DIR",
+              help="Also write a page that detects in the browser.")  # fmt: skip
+@click.option("--web-runtime", type=FILE, metavar="DIR",
+              help="Unpacked npm package onnxruntime-web; by default npm fetches it.")  # fmt: skip
 @click.option("--records", type=FILE, default=Path("runs"), show_default=True,
               help="Where the record's folder is made.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the parity figures.")
 def export(
-    checkpoint: Path, images: Sequence[str], records: Path, as_json: bool, **target: Any
+    checkpoint: Path,
+    output: Path | None,
+    images: Sequence[str],
+    force: bool,
+    soc: str | None,
+    print_trtexec: bool,
+    web: Path | None,
+    web_runtime: Path | None,
+    records: Path,
+    as_json: bool,
+    **wanted: Any,
 ) -> None:
     """Write CHECKPOINT as one ONNX file, after proving that it computes the same."""
+    from suite.deploy.description import GraphRequest
     from suite.deploy.export import export as export_graph
+    from suite.deploy.targets import format_handover
+    from suite.deploy.web import require_folder, write_page
+    from suite.graph_file import load_graph
     from suite.predict import find_images
 
-    graph, parity = export_graph(checkpoint, images=find_images(images), **target)
+    request = GraphRequest(**wanted)
+    if soc is not None and request.target != "cann":
+        raise click.UsageError("--print-atc is for graphs of --target cann")
+    if print_trtexec and request.target != "tensorrt":
+        raise click.UsageError("--print-trtexec is for graphs of --target tensorrt")
+    if web is not None:
+        require_folder(web)
+    graph, parity = export_graph(
+        checkpoint, request, output=output, images=find_images(images), force=force
+    )
     _keep_parity("export", graph, parity, records)
     _show_parity(graph, parity, as_json)
+    if soc is not None or print_trtexec:
+        click.echo(format_handover(load_graph(graph).metadata, graph, soc=soc or ""), nl=False)
+    if web is not None:
+        page = write_page(graph, web, runtime_files=web_runtime)
+        click.echo(f"{page}: serve its folder, for example with python -m http.server", err=True)
 
 
 @click.command()
@@ -44,16 +104,28 @@ def export(
     "--against", "checkpoint", type=FILE, required=True, help="The checkpoint it must equal."
 )
 @click.option("--images", multiple=True, metavar="SOURCE", help="Photos to compare on.")
+@click.option("--data", metavar="DIR", help="Also compare AP on the val split of a data set.")
+@click.option("--recipe", help="Whose val split; by default the checkpoint's own recipe.")
 @click.option("--output", type=FILE, default=Path("runs"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the parity figures.")
 def verify(
-    model: Path, checkpoint: Path, images: Sequence[str], output: Path, as_json: bool
+    model: Path,
+    checkpoint: Path,
+    images: Sequence[str],
+    data: str | None,
+    recipe: str | None,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Prove that MODEL (.onnx) computes what a checkpoint computes; exit 3 if not."""
+    from suite.deploy.verify import Comparison
     from suite.deploy.verify import verify as verify_graph
     from suite.predict import find_images
+    from suite.recipe import load_recipe
 
-    parity = verify_graph(model, checkpoint, images=find_images(images))
+    loaded = load_recipe(recipe) if recipe else None
+    on = Comparison(images=find_images(images), data=data, recipe=loaded)
+    parity = verify_graph(model, checkpoint, on)
     _keep_parity("verify", model, parity, output)
     _show_parity(model, parity, as_json)
     if parity.failures():
@@ -71,7 +143,14 @@ def _keep_parity(kind: str, graph: Path, parity: Any, output: Path) -> None:
 
 def _show_parity(graph: Path, parity: Any, as_json: bool) -> None:
     if as_json:
-        print_json("suite.verify/1", graph=str(graph), parity=parity.as_dict())
+        failed = parity.first_failure()
+        print_json(
+            "suite.verify/1",
+            graph=str(graph),
+            parity=parity.as_dict(),
+            stages=[asdict(stage) for stage in parity.stages()],
+            first_difference=failed.name if failed else None,
+        )
         return
     from suite.deploy.parity import format_parity
 

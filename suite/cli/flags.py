@@ -34,6 +34,20 @@ class _ImageSize(click.ParamType[tuple[int, int]]):
 IMAGE_SIZE = _ImageSize()
 
 
+class _Batch(click.ParamType[int]):
+    name = "batch"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if value in ("dynamic", 0):
+            return 0
+        if not re.fullmatch(r"[1-9]\d{0,3}", str(value)):
+            self.fail(f"{value!r}: expected a number from 1 to 9999, or dynamic", param, ctx)
+        return int(value)
+
+
+BATCH = _Batch()
+
+
 def recipe_flags(function: Callable[..., None]) -> Callable[..., None]:
     """Add the flags that say where a recipe runs."""
     for option in (

@@ -91,6 +91,10 @@ def train(
 @click.option("--output", type=FILE, default=Path("runs"), show_default=True)
 @click.option("--as-published", is_flag=True,
               help="Postprocess exactly as the published code does, not as the graph.")  # fmt: skip
+@click.option("--runtime", type=click.Choice(["ort", "openvino"]), default="ort",
+              show_default=True, help="What runs a graph.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32",
+              show_default=True, help="What OpenVINO computes a graph in.")  # fmt: skip
 @click.option("--results", type=FILE, help="Judge saved COCO results instead of a model.")
 @click.option("--annotations", type=FILE, help="Ground truth of --results.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON document.")
@@ -140,10 +144,14 @@ def _judge_results(results: Path, annotations: Path, output: Path) -> Any:
 
 def _judge_model(model: Path, recipe: str | None, request: dict[str, Any]) -> Any:
     from suite.evaluation.model import EvaluationRequest, evaluate_model
+    from suite.graph_session import GraphRuntime
     from suite.recipe import load_recipe
 
     loaded = load_recipe(recipe) if recipe else None
-    return evaluate_model(model, EvaluationRequest(recipe=loaded, **request))
+    runtime = GraphRuntime(name=request.pop("runtime"), precision=request.pop("precision"))
+    if model.suffix != ".onnx" and runtime != GraphRuntime():
+        raise click.UsageError(f"--runtime and --precision are for graphs; {model} is none")
+    return evaluate_model(model, EvaluationRequest(recipe=loaded, runtime=runtime, **request))
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,6 @@ from suite.errors import CheckFailed, UsageError
 
 if TYPE_CHECKING:
     from suite.launch.rank_table import RankTable, Version
-    from suite.launch.rank_table.examining import Examined
 
 _SCHEMA: Final = "suite.rank-table-check/1"
 
@@ -42,7 +42,13 @@ def check(file: Path, devices: int | None, as_json: bool) -> None:
     examined = examine_rank_table(read_bytes(file), source=str(file), num_ranks=devices)
     _warn(examined.warnings)
     if as_json:
-        print_json(_SCHEMA, **_encode(file, examined))
+        print_json(
+            _SCHEMA,
+            file=str(file),
+            faults=[asdict(fault) for fault in examined.faults],
+            warnings=list(examined.warnings),
+            table=None if examined.table is None else _encode_table(examined.table),
+        )
     elif examined.table is not None:
         click.echo(_format_table(examined.table))
     else:
@@ -160,21 +166,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _encode(file: Path, examined: Examined) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    table = examined.table
-    return {
-        "file": str(file),
-        "faults": [asdict(fault) for fault in examined.faults],
-        "warnings": list(examined.warnings),
-        "table": None if table is None else _encode_table(table),
-    }
-
-
 def _encode_table(table: RankTable) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "version": table.version,
         "num_ranks": table.num_ranks,

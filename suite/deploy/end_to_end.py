@@ -9,218 +9,146 @@ Shape letters: N images, P candidates, D detections.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from models.detector import Detector
-from models.postprocess import Candidates, PostprocessParameters
-from suite.data.collating import collate
-from suite.data.images import read_image
-from suite.data.preparing import prepare_image
-from suite.deploy.graph import INNER_NAMES, cut_graph
-from suite.deploy.pairing import Pairing, PairingLimits, pair_detections
-from suite.deploy.parity import MAX_HEAD_DIFFERENCE
+from suite.data.transforms import MEAN, STD
+from suite.deploy.pairing import Overlap, Pairing, count_overlapping, pair_detections
+from suite.deploy.parity import MAX_HEAD_DIFFERENCE, MAX_INPUT_DIFFERENCE, MIN_OVERLAPPING
+from suite.deploy.parts import Outputs, open_part
+from suite.deploy.sides import Answer, Fed, Photo, Sides, feed_images
 from suite.deploy.stages import (
     NOTHING_PAIRED,
-    Outputs,
     equal_outputs,
     pair_candidates,
     same_shapes,
     split_rows,
-    to_arrays,
 )
-from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES, GraphFile, check_answer
-from suite.graph_metadata import GraphMetadata
-from suite.graph_session import RunGraph, open_graph
-from suite.sizing import STRIDE_MULTIPLE, build_sizing
-
-_BATCH = 3
+from suite.graph_file import INPUT_NAME, NETWORK_INPUT_NAME
+from suite.graph_session import RunGraph
 
 
-class EndToEnd(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class EndToEnd:
     """Figures of some images; see `suite.deploy.parity.Parity`."""
 
+    network_input: float
+    network_input_share: float
     logits: float
     deltas: float
     pairing: Pairing
+    overlap: Overlap
     batch_differences: int
     misfits: int
     nonfinite: int
     num_images: int
 
 
-def compare_images(
-    graph: GraphFile,
-    detector: Detector,
-    parameters: PostprocessParameters,
-    *,
-    images: Sequence[Path],
-    source: str,
-) -> EndToEnd:
+def compare_images(sides: Sides, photos: Sequence[Photo]) -> EndToEnd:
     """Compare on a blank, on noise and on photos, three images at a time and each alone.
 
     Raises:
         InputError: the graph does not run or lacks its inner values, or an image cannot be read.
     """
-    sides = _open_sides(graph, detector, parameters, source)
-    batches = [_compare_batch(sides, batch) for batch in _input_batches(images, graph.metadata)]
+    prepare = None
+    if sides.graph.metadata.prepares_images:
+        prepare = open_part(
+            sides.graph, inputs=[INPUT_NAME], outputs=[NETWORK_INPUT_NAME], source=sides.source
+        )
+    feds = feed_images(photos, sides.graph.metadata)
+    batches = [_compare_batch(sides, fed, prepare) for fed in feds]
+    num_images = sum(batch.num_images for batch in batches)
     return EndToEnd(
+        network_input=_worst(batch.network_input for batch in batches),
+        network_input_share=_worst(batch.network_input_share for batch in batches),
         logits=_worst(batch.logits for batch in batches),
         deltas=_worst(batch.deltas for batch in batches),
         pairing=sum((batch.pairing for batch in batches), start=NOTHING_PAIRED),
+        overlap=sum((batch.overlap for batch in batches), start=Overlap(total=0, found=0)),
         batch_differences=sum(batch.batch_differences for batch in batches),
         misfits=sum(batch.misfits for batch in batches),
         nonfinite=sum(batch.nonfinite for batch in batches),
-        num_images=sum(batch.num_images for batch in batches),
+        num_images=num_images,
     )
 
 
-class _Answer(NamedTuple):
-    """One side's answer for a batch; the last two are empty where NMS is not in the graph."""
-
-    heads: Outputs
-    candidates: Outputs
-    padded: Outputs
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """The checkpoint, and the graph as it is (`run`) and with its inner values (`inspect`)."""
-
-    detector: Detector
-    parameters: PostprocessParameters
-    graph: GraphFile
-    source: str
-    run: RunGraph
-    inspect: RunGraph
-
-    @property
-    def with_nms(self) -> bool:
-        return self.graph.metadata.nms == "op"
-
-    @torch.inference_mode()
-    def ask_checkpoint(self, pixels: Tensor) -> _Answer:
-        heads = self.detector(pixels)
-        if not self.with_nms:
-            return _Answer(to_arrays(heads), [], [])
-        image_hw = pixels.shape[2], pixels.shape[3]
-        candidates = self.detector.candidates(
-            heads, image_hw=image_hw, pre_topk=self.parameters.pre_topk
-        )
-        padded = self.suppress(candidates, pixels)
-        return _Answer(to_arrays(heads), to_arrays(candidates), padded)
-
-    def suppress(self, candidates: Candidates, pixels: Tensor) -> Outputs:
-        """Run PyTorch's NMS stage on what either side found in these images."""
-        image_hw = pixels.shape[2], pixels.shape[3]
-        return to_arrays(self.detector.suppress(candidates, self.parameters, image_hw=image_hw))
-
-    def ask_graph(self, pixels: Tensor) -> _Answer:
-        if not self.with_nms:
-            return _Answer(self.ask_file(pixels), [], [])
-        found = self.inspect(INNER_NAMES + OUTPUT_NAMES, {INPUT_NAME: pixels.numpy()})
-        self._check(found[5:], pixels)
-        return _Answer(found[:2], found[2:5], found[5:])
-
-    def ask_file(self, pixels: Tensor) -> Outputs:
-        """Return the outputs of the graph as it is."""
-        names = OUTPUT_NAMES if self.with_nms else HEAD_NAMES
-        outputs = self.run(names, {INPUT_NAME: pixels.numpy()})
-        self._check(outputs, pixels)
-        return outputs
-
-    def _check(self, outputs: Outputs, pixels: Tensor) -> None:
-        check_answer(outputs, self.graph.metadata, num_images=len(pixels), source=self.source)
-
-
-def _open_sides(
-    graph: GraphFile, detector: Detector, parameters: PostprocessParameters, source: str
-) -> _Sides:
-    run = open_graph(graph.model.SerializeToString(), source=source)
-    if graph.metadata.nms == "none":
-        return _Sides(detector, parameters, graph, source, run, inspect=run)
-    exposed = cut_graph(graph.model, inputs=[INPUT_NAME], outputs=INNER_NAMES + OUTPUT_NAMES)
-    inspect = open_graph(exposed.SerializeToString(), source=source)
-    return _Sides(detector, parameters, graph, source, run, inspect)
-
-
-def _input_batches(images: Sequence[Path], metadata: GraphMetadata) -> Iterator[Tensor]:
-    """Yield a blank and noise, white and with the smooth structure of photos; then the photos."""
-    height, width = metadata.image_hw or _probe_size(metadata)
-    generator = torch.Generator().manual_seed(0)
-    white = torch.randn(1, 3, height, width, generator=generator)
-    coarse = torch.randn(1, 3, 9, 9, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")
-    yield torch.cat([torch.zeros(1, 3, height, width), white, smooth])
-    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
-    examples = (prepare_image(read_image(path), sizing) for path in images)
-    for _, same_canvas in groupby(examples, key=lambda example: example.canvas_hw):
-        while batch := list(islice(same_canvas, _BATCH)):
-            yield collate(batch).images.normalised()
-
-
-def _probe_size(metadata: GraphMetadata) -> tuple[int, int]:
-    """Return a small size, not square and not the one that the graph was exported with."""
-    return metadata.min_side + 7 * STRIDE_MULTIPLE, metadata.min_side + 3 * STRIDE_MULTIPLE
-
-
-def _compare_batch(sides: _Sides, pixels: Tensor) -> EndToEnd:
-    ours, theirs = sides.ask_checkpoint(pixels), sides.ask_graph(pixels)
-    logits, deltas = (
-        _distance(one, other) for one, other in zip(ours.heads, theirs.heads, strict=True)
-    )
-    alone = [sides.ask_file(pixels[row : row + 1]) for row in range(len(pixels))]
-    answers = [theirs.heads, theirs.padded, *alone]
+def _compare_batch(sides: Sides, fed: Fed, prepare: RunGraph | None) -> EndToEnd:
+    ours, theirs = sides.ask_checkpoint(fed), sides.ask_graph(fed)
+    heads = theirs.heads if prepare is None else sides.ask_network(fed.pixels)
+    difference, share = _compare_inputs(sides, fed, prepare)
+    logits, deltas = (distance(one, other) for one, other in zip(ours.heads, heads, strict=True))
+    alone = [sides.ask_file(fed.select(row)) for row in range(len(fed.pixels))]
+    answers = [heads, theirs.heads, theirs.padded, *alone]
     padded = [theirs.padded, *alone] if sides.with_nms else []
     return EndToEnd(
+        network_input=difference,
+        network_input_share=share,
         logits=logits,
         deltas=deltas,
-        pairing=_pair_answers(sides, pixels, ours, theirs) if sides.with_nms else NOTHING_PAIRED,
+        pairing=_pair_answers(sides, fed, ours, theirs) if sides.with_nms else NOTHING_PAIRED,
+        overlap=_overlap_answers(ours.padded, theirs.padded, sides, fed),
         batch_differences=sum(
-            _differs_in_batch(sides, pixels, row, answer, theirs)
-            for row, answer in enumerate(alone)
+            _differs_in_batch(sides, fed, row, answer, theirs) for row, answer in enumerate(alone)
         ),
         misfits=sum(_count_misfits(outputs, sides) for outputs in padded),
         nonfinite=sum(int((~np.isfinite(output)).sum()) for part in answers for output in part),
-        num_images=len(pixels),
+        num_images=len(fed.pixels),
     )
 
 
-def _distance(one: NDArray[Any], other: NDArray[Any]) -> float:
+def distance(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return the largest difference of two arrays; NaN where one holds it."""
     return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
 
 
-def _pair_answers(sides: _Sides, pixels: Tensor, first: _Answer, second: _Answer) -> Pairing:
+def _compare_inputs(sides: Sides, fed: Fed, prepare: RunGraph | None) -> tuple[float, float]:
+    """Return the largest difference of the network's inputs and the share of values that differ.
+
+    Where a graph leaves the preparation to others, what it asks them for is held against what the
+    checkpoint's loaders do: for the darkest and the brightest pixel, between which it is linear.
+    """
+    if prepare is None:
+        stated, ends = sides.graph.metadata.input, np.array([[0], [255]])
+        asked = (ends * stated.scale - stated.mean) / np.array(stated.std)
+        difference = np.abs(asked - (ends / 255 - MEAN) / STD)
+    else:
+        assert fed.images is not None
+        (found,) = prepare([NETWORK_INPUT_NAME], {INPUT_NAME: fed.images})
+        if found.shape != tuple(fed.pixels.shape):
+            return float("inf"), 1.0
+        difference = np.abs(found - fed.pixels.numpy())
+    share = ~(difference <= MAX_INPUT_DIFFERENCE)
+    return float(difference.max()), float(share.mean())
+
+
+def _pair_answers(sides: Sides, fed: Fed, first: Answer, second: Answer) -> Pairing:
     pairs = zip(split_rows(first.padded), split_rows(second.padded), strict=True)
-    pairings = [pair_detections(one, other, _limits(sides)) for one, other in pairs]
+    pairings = [pair_detections(one, other, sides.limits(fed)) for one, other in pairs]
     pairing = sum(pairings, start=NOTHING_PAIRED)
-    if pairing.unpaired and _explained_by_ties(sides, pixels, first, second):
+    if pairing.unpaired and _explained_by_ties(sides, fed, first, second):
         borderline = pairing.borderline + pairing.unpaired
         return replace(pairing, borderline=borderline, unpaired=0)
     return pairing
 
 
-def _limits(sides: _Sides) -> PairingLimits:
-    return PairingLimits(
-        score_threshold=sides.parameters.score_threshold,
-        iou_threshold=sides.parameters.iou_threshold,
-        max_detections=sides.parameters.max_detections,
-    )
+def _overlap_answers(first: Outputs, second: Outputs, sides: Sides, fed: Fed) -> Overlap:
+    if not sides.with_nms or sides.graph.metadata.precision == "fp32":
+        return Overlap(total=0, found=0)
+    pairs = zip(split_rows(first), split_rows(second), strict=True)
+    overlaps = (count_overlapping(*pair, sides.limits(fed)) for pair in pairs)
+    return sum(overlaps, start=Overlap(total=0, found=0))
 
 
-def _explained_by_ties(sides: _Sides, pixels: Tensor, first: _Answer, second: _Answer) -> bool:
+def _explained_by_ties(sides: Sides, fed: Fed, first: Answer, second: Answer) -> bool:
     if not same_shapes(first.candidates, second.candidates):
         return False
     pairs = zip(split_rows(first.candidates), split_rows(second.candidates), strict=True)
-    limits = _limits(sides)
+    limits = sides.limits(fed)
     pairings = [
         pair_candidates(
             *pair,
@@ -230,35 +158,38 @@ def _explained_by_ties(sides: _Sides, pixels: Tensor, first: _Answer, second: _A
         for pair in pairs
     ]
     equal = all(pairing.unpaired == 0 for pairing in pairings)
-    return equal and all(_is_own_suppression(sides, pixels, side) for side in (first, second))
+    return equal and all(_is_own_suppression(sides, fed, side) for side in (first, second))
 
 
-def _is_own_suppression(sides: _Sides, pixels: Tensor, answer: _Answer) -> bool:
+def _is_own_suppression(sides: Sides, fed: Fed, answer: Answer) -> bool:
     boxes_xyxy, scores, labels = (torch.from_numpy(value) for value in answer.candidates)
-    return equal_outputs(sides.suppress((boxes_xyxy, scores, labels), pixels), answer.padded)
+    return equal_outputs(sides.suppress((boxes_xyxy, scores, labels), fed), answer.padded)
 
 
-def _differs_in_batch(
-    sides: _Sides, pixels: Tensor, row: int, alone: Outputs, together: _Answer
-) -> bool:
+def _differs_in_batch(sides: Sides, fed: Fed, row: int, alone: Outputs, together: Answer) -> bool:
     """Tell whether the graph as it is, given one image, differs from its answer in the batch."""
-    in_batch = _Answer(*([output[row : row + 1] for output in part] for part in together))
+    in_batch = Answer(*([output[row : row + 1] for output in part] for part in together))
+    exact = sides.graph.metadata.precision == "fp32"
     if not sides.with_nms:
         pairs = zip(alone, in_batch.heads, strict=True)
-        return not all(_distance(one, other) <= MAX_HEAD_DIFFERENCE for one, other in pairs)
+        equal = all(distance(one, other) <= MAX_HEAD_DIFFERENCE for one, other in pairs)
+        return exact and not equal
+    if not exact:
+        overlap = _overlap_answers(alone, in_batch.padded, sides, fed)
+        return overlap.share < MIN_OVERLAPPING
     (one,), (other,) = split_rows(alone), split_rows(in_batch.padded)
-    if pair_detections(one, other, _limits(sides)).unpaired == 0:
+    if pair_detections(one, other, sides.limits(fed)).unpaired == 0:
         return False
     # The runtime fuses other operators in the graph with its inner values exposed, so near ties may
     # fall otherwise there: the boxes are then no criterion, the list of scores still is.
-    limit = _limits(sides).max_score_difference
-    same_scores = _distance(alone[1], in_batch.padded[1]) <= limit
-    image = pixels[row : row + 1]
+    limit = sides.limits(fed).max_score_difference
+    same_scores = distance(alone[1], in_batch.padded[1]) <= limit
+    image = fed.select(row)
     inspected = sides.ask_graph(image)
     return not (same_scores and _explained_by_ties(sides, image, inspected, in_batch))
 
 
-def _count_misfits(padded: Outputs, sides: _Sides) -> int:
+def _count_misfits(padded: Outputs, sides: Sides) -> int:
     boxes_xyxy, scores, labels, num_dets = padded
     used = np.arange(scores.shape[1]) < num_dets[:, None]
     known = (labels >= 0) & (labels < sides.detector.num_classes)

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import onnxruntime
 
-from suite.checkpoint import load_detector
-from suite.deploy.graph import build_graph
+from suite.checkpoint import TrainedDetector, load_detector
+from suite.deploy.description import GraphRequest, describe_graph
+from suite.deploy.graph import build_graph, describe_in
 from suite.deploy.parity import Parity
+from suite.deploy.quantization import (
+    NUM_CALIBRATION_IMAGES,
+    choose_images,
+    describe_calibration,
+    prepare_feeds,
+    quantize_graph,
+)
+from suite.deploy.targets import check_target
 from suite.deploy.verify import measure_parity
 from suite.errors import CheckFailed, SuiteError, UsageError
 from suite.files import replacing, write_text
 from suite.graph_file import GraphFile, load_graph, sidecar_path
-from suite.graph_metadata import Nms, encode_metadata
+from suite.graph_metadata import GraphMetadata, Precision, encode_metadata
 
 
 def export(
     checkpoint: Path,
+    request: GraphRequest | None = None,
     *,
     output: Path | None = None,
-    nms: Nms = "op",
-    size: tuple[int, int] | None = None,
     images: Sequence[Path] = (),
     force: bool = False,
 ) -> tuple[Path, Parity]:
@@ -31,10 +41,9 @@ def export(
 
     Args:
         checkpoint: the .pth file.
+        request: what kind of graph is wanted.
         output: another name for the graph.
-        nms: "op" puts the postprocess into the graph, "none" leaves raw heads.
-        size: height and width to fix; None leaves them free where the detector does.
-        images: photos for the end-to-end comparison.
+        images: photos for the end-to-end comparison, and for the ranges of int8.
         force: replace an existing file.
 
     Returns:
@@ -42,7 +51,7 @@ def export(
 
     Raises:
         InputError: the checkpoint is unusable.
-        UsageError: the target exists, or is not named `.onnx`, or the detector cannot take `size`.
+        UsageError: the target exists, or is not named `.onnx`, or there can be no such graph.
         CheckFailed: the graph differs from the checkpoint; nothing stands at the target name then,
             not even what stood there before.
         SuiteError: the target cannot be written.
@@ -50,7 +59,7 @@ def export(
     output = output or checkpoint.with_suffix(".onnx")
     _require_target(output, checkpoint, force=force)
     trained = load_detector(checkpoint)
-    model = build_graph(trained, nms=nms, size=size)
+    model = _build(trained, request or GraphRequest(), images)
     try:
         with replacing(output) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
@@ -63,6 +72,36 @@ def export(
     except OSError as error:
         raise SuiteError(f"{output}: cannot be written: {error.strerror}") from error
     return output, parity
+
+
+def _build(
+    trained: TrainedDetector, request: GraphRequest, images: Sequence[Path]
+) -> onnx.ModelProto:
+    metadata = describe_graph(trained, request)
+    check_target(metadata)
+    model = build_graph(trained, replace(request, precision=_built_precision(request)))
+    if request.precision == "int8":
+        model = _quantize(model, metadata, images)
+    check_target(metadata, model)
+    return model
+
+
+def _built_precision(request: GraphRequest) -> Precision:
+    return "fp32" if request.precision == "int8" else request.precision
+
+
+def _quantize(
+    model: onnx.ModelProto, metadata: GraphMetadata, images: Sequence[Path]
+) -> onnx.ModelProto:
+    if not images:
+        raise UsageError(
+            "--precision int8: ranges are taken from photos; give some with --images, or quantize "
+            "an exported graph inside a budget of AP with `suite quantize`"
+        )
+    chosen = choose_images(images, NUM_CALIBRATION_IMAGES)
+    quantised = quantize_graph(model, prepare_feeds(chosen, metadata))
+    describe_in(quantised, replace(metadata, calibration=describe_calibration(chosen, ())))
+    return quantised
 
 
 def _require_target(output: Path, checkpoint: Path, *, force: bool) -> None:

@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 
 from models.boxes import intersection_over_union
 
+# Of graphs below fp32: what counts as the same place, and how near a threshold a score may sit.
+_SAME_PLACE_IOU = 0.9
+_NEAR_ROUNDED_SCORE = 0.01
+
 # Boxes [D,4], scores [D], labels [D].
 Found = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 
@@ -44,6 +48,22 @@ class Pairing:
             self.borderline + other.borderline,
             self.unpaired + other.unpaired,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Counts of detections of both sides; `found` of the `total` lie where the other has one."""
+
+    total: int
+    found: int
+
+    def __add__(self, other: Overlap) -> Overlap:
+        return Overlap(total=self.total + other.total, found=self.found + other.found)
+
+    @property
+    def share(self) -> float:
+        """Part that is found; of nothing, all."""
+        return self.found / self.total if self.total else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +112,30 @@ def pair_detections(first: Found, second: Found, limits: PairingLimits) -> Pairi
         borderline=borderline,
         unpaired=len(left_first) + len(left_second) - borderline,
     )
+
+
+def count_overlapping(first: Found, second: Found, limits: PairingLimits) -> Overlap:
+    """Count detections of either side with one of the same class at IoU 0.9 on the other.
+
+    For graphs that round: what they find lies where PyTorch finds it, but is not equal. A detection
+    without a counterpart counts neither way where its score is near the threshold or the last place
+    of a full list.
+    """
+    return _count_found(first, second, limits) + _count_found(second, first, limits)
+
+
+def _count_found(found: Found, other: Found, limits: PairingLimits) -> Overlap:
+    lowest = limits.score_threshold
+    if len(other[1]) == limits.max_detections:
+        lowest = max(lowest, float(other[1][-1]))
+    counts = Overlap(total=0, found=0)
+    for box_xyxy, score, label in zip(*found, strict=True):
+        overlaps = _overlaps(box_xyxy, other[0][other[2] == label])
+        if (overlaps >= _SAME_PLACE_IOU).any():
+            counts += Overlap(total=1, found=1)
+        elif score > lowest + _NEAR_ROUNDED_SCORE:
+            counts += Overlap(total=1, found=0)
+    return counts
 
 
 def _without_counterpart(

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.detector import Detector
 from models.postprocess import Candidates, PostprocessParameters
 from models.structures import HeadOutputs
-from suite.deploy.graph import CANDIDATE_NAMES, cut_graph
+from suite.deploy.graph import CANDIDATE_NAMES
 from suite.deploy.nms_cases import build_nms_cases
 from suite.deploy.pairing import Found, Pairing, PairingLimits, pair_detections
+from suite.deploy.parts import Outputs, open_part
+from suite.deploy.sides import in_image, to_arrays
 from suite.errors import InputError
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES, GraphFile
-from suite.graph_session import open_graph
 from suite.sizing import build_sizing
 
-Outputs = Sequence[NDArray[Any]]
 NOTHING_PAIRED = Pairing(total=0, paired=0, borderline=0, unpaired=0)
 
 # From logits on which few candidates pass any threshold to logits on which thousands do.
@@ -35,11 +33,12 @@ _MAX_SCORE_DIFFERENCE = 1e-5
 
 
 @dataclass(frozen=True)
-class _Stages:
+class Stages:
     """The two stages of both sides, for inputs of one size; `source` names the graph in messages.
 
-    A graph of free height and width computes its anchors and edges from the images' shape, so its
-    stages take images too; what is in them does not matter.
+    A graph of free height and width computes its anchors and edges from the images' shape, and one
+    that prepares images the places in them, so their stages take images too; what is in them does
+    not matter. Those to prepare are as large as the pictures that they become.
     """
 
     graph: GraphFile
@@ -51,20 +50,53 @@ class _Stages:
     def run_graph(
         self, inputs: Sequence[str], values: Sequence[Tensor], outputs: Sequence[str]
     ) -> Outputs:
+        """Return what the graph makes of inner values, given by name."""
         feed = dict(zip(inputs, to_arrays(values), strict=True))
-        if not self.graph.metadata.image_hw:
+        if self.graph.metadata.prepares_images:
+            feed[INPUT_NAME] = np.zeros((len(values[0]), *self.picture_hw, 3), np.uint8)
+        elif not self.graph.metadata.image_hw:
             feed[INPUT_NAME] = np.zeros((len(values[0]), 3, *self.image_hw), np.float32)
-        part = cut_graph(self.graph.model, inputs=list(feed), outputs=outputs)
-        return open_graph(part.SerializeToString(), source=self.source)(outputs, feed)
+        run = open_part(self.graph, inputs=list(feed), outputs=outputs, source=self.source)
+        return run(outputs, feed)
+
+    @property
+    def picture_hw(self) -> tuple[int, int]:
+        """Height and width of the picture within the network's input."""
+        if not self.graph.metadata.prepares_images:
+            return self.image_hw
+        sizing = build_sizing(self.graph.metadata.resize, canvas_hw=self.image_hw)
+        return sizing.resized_hw(self.image_hw)
+
+    def both_candidates(self) -> tuple[Outputs, Outputs]:
+        """Return what the checkpoint and the graph make of the same generated heads.
+
+        Raises:
+            InputError: they are not of one shape.
+        """
+        heads = _generate_heads(self.detector, self.image_hw)
+        candidates = to_arrays(
+            self.detector.candidates(
+                heads, image_hw=self.image_hw, pre_topk=self.parameters.pre_topk
+            )
+        )
+        found = self.run_graph(HEAD_NAMES, heads, CANDIDATE_NAMES)
+        if not same_shapes(candidates, found):
+            raise InputError(f"{self.source}: makes candidates of other shapes than the checkpoint")
+        return candidates, found
+
+
+def open_stages(
+    graph: GraphFile, detector: Detector, parameters: PostprocessParameters, *, source: str
+) -> Stages:
+    """Return the stages of a graph with NMS; one of free size is tried at its rule's own."""
+    sizing = build_sizing(graph.metadata.resize, canvas_hw=graph.metadata.image_hw)
+    image_hw = sizing.canvas_hw(sizing.nominal_hw)
+    return Stages(graph, detector, parameters, image_hw, source)
 
 
 @torch.inference_mode()
-def compare_stages(
-    graph: GraphFile, detector: Detector, parameters: PostprocessParameters, *, source: str
-) -> tuple[Pairing, list[bool]]:
+def compare_stages(stages: Stages) -> tuple[Pairing, list[bool]]:
     """Give the same heads, then the same candidates to both sides.
-
-    A graph of free size is tried at its rule's own.
 
     Returns:
         how the candidates pair that the sides make of the heads, and for each array of candidates
@@ -73,23 +105,18 @@ def compare_stages(
     Raises:
         InputError: the graph lacks these stages or does not run.
     """
-    metadata = graph.metadata
-    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
-    image_hw = sizing.canvas_hw(sizing.nominal_hw)
-    stages = _Stages(graph, detector, parameters, image_hw, source)
-    heads = _generate_heads(detector, image_hw)
-    candidates = detector.candidates(heads, image_hw=image_hw, pre_topk=parameters.pre_topk)
-    found = stages.run_graph(HEAD_NAMES, heads, CANDIDATE_NAMES)
-    if not same_shapes(to_arrays(candidates), found):
-        raise InputError(f"{source}: makes candidates of other shapes than the checkpoint")
+    candidates, found = stages.both_candidates()
     pairs = [
         pair_candidates(*sides, max_score_difference=_MAX_SCORE_DIFFERENCE)
-        for sides in zip(split_rows(to_arrays(candidates)), split_rows(found), strict=True)
+        for sides in zip(split_rows(candidates), split_rows(found), strict=True)
     ]
     cases = build_nms_cases(
-        parameters, num_classes=detector.num_classes, num_candidates=candidates[1].shape[1]
+        stages.parameters,
+        num_classes=stages.detector.num_classes,
+        num_candidates=candidates[1].shape[1],
     )
-    differs = [_differs_in_nms(stages, case) for case in [candidates, *cases]]
+    boxes_xyxy, scores, labels = (torch.from_numpy(value) for value in candidates)
+    differs = [_differs_in_nms(stages, case) for case in [(boxes_xyxy, scores, labels), *cases]]
     return sum(pairs, start=NOTHING_PAIRED), differs
 
 
@@ -128,11 +155,6 @@ def same_shapes(first: Outputs, second: Outputs) -> bool:
     return [output.shape for output in first] == [output.shape for output in second]
 
 
-def to_arrays(tensors: Sequence[Tensor]) -> Outputs:
-    """Return tensors of the CPU as arrays."""
-    return [tensor.numpy() for tensor in tensors]
-
-
 def split_rows(outputs: Outputs) -> list[Found]:
     """Split the outputs of a batch into images, and those of detections at their counts."""
     boxes_xyxy, scores, labels = outputs[:3]
@@ -143,11 +165,10 @@ def split_rows(outputs: Outputs) -> list[Found]:
     ]
 
 
-def _differs_in_nms(stages: _Stages, case: Candidates) -> bool:
-    expected = stages.detector.suppress(case, stages.parameters, image_hw=stages.image_hw)
-    return not equal_outputs(
-        to_arrays(expected), stages.run_graph(CANDIDATE_NAMES, case, OUTPUT_NAMES)
-    )
+def _differs_in_nms(stages: Stages, case: Candidates) -> bool:
+    padded = stages.detector.suppress(case, stages.parameters, image_hw=stages.image_hw)
+    expected = in_image(to_arrays(padded), stages.picture_hw, stages.picture_hw)
+    return not equal_outputs(expected, stages.run_graph(CANDIDATE_NAMES, case, OUTPUT_NAMES))
 
 
 def _generate_heads(detector: Detector, image_hw: tuple[int, int]) -> HeadOutputs:

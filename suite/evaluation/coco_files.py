@@ -19,7 +19,7 @@ from suite.data.formats.coco_items import (
     parse_categories,
 )
 from suite.errors import InputError, SuiteError
-from suite.files import write_text
+from suite.files import read_bounded, write_text
 
 MAX_FILE_BYTES: Final = 4 * 2**30
 _LARGEST: Final = 1e30  # of any number in a box; its area is a float64 yet
@@ -107,15 +107,9 @@ def _is_finite(value: object) -> bool:
 
 
 def _load_json(path: Path) -> Any:
+    content = read_bounded(path, limit=MAX_FILE_BYTES, remedy="give a file in COCO's JSON")
     try:
-        num_bytes = path.stat().st_size
-        if num_bytes > MAX_FILE_BYTES:
-            raise InputError(
-                f"{path}: {num_bytes} bytes are more than the {MAX_FILE_BYTES} we read"
-            )
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
 

@@ -15,6 +15,7 @@ from suite.evaluation import evaluate
 from suite.evaluation.coco import Evaluation, evaluate_coco
 from suite.evaluation.coco_files import load_ground_truth, load_results, write_results
 from suite.files import file_sha256
+from suite.graph_session import ORT, GraphRuntime
 from suite.launch.ranks import Ranks
 from suite.launch.worker import Patience, Worker
 from suite.meeting import meet
@@ -40,6 +41,7 @@ class EvaluationRequest:
         as_published: postprocess a checkpoint exactly as the published code does.
         output: where the folder with results and record is made.
         strict_device: see `build_device`.
+        runtime: what runs a graph.
         worker: which of the ranks that share the images this process is; None: the only one.
     """
 
@@ -50,6 +52,7 @@ class EvaluationRequest:
     as_published: bool = False
     output: Path = Path("runs")
     strict_device: bool = False
+    runtime: GraphRuntime = ORT
     worker: Worker | None = None
 
 
@@ -65,7 +68,9 @@ def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation,
     """
     index = 0 if request.worker is None else request.worker.local_rank
     device = build_model_device(model, request.device, index=index, strict=request.strict_device)
-    loaded = load_detect(model, device=device, as_published=request.as_published)
+    loaded = load_detect(
+        model, device=device, runtime=request.runtime, as_published=request.as_published
+    )
     facts = {key: str(value)[:12] for key, value in loaded.subject.items() if "sha256" in key}
     with meet(request.worker, device, facts=facts, patience=Patience()) as ranks:
         return _evaluate_on(model, request, device=device, loaded=loaded, ranks=ranks)
@@ -78,7 +83,7 @@ def _evaluate_on(
     section = recipe.data if request.data is None else replace(recipe.data, root=request.data)
     dataset = load_split(section, "val")
     ranks.require_equal({"data": dataset.digest[:12]})
-    _require_same_classes(loaded, dataset, model)
+    require_same_classes(loaded, dataset, model)
     progress = Progress(len(dataset.samples), label="evaluate")
     evaluation, results = evaluate(
         loaded.detect,
@@ -153,7 +158,8 @@ def find_recipe_of(model: Path) -> Recipe:
     raise UsageError(f"{model}: which data? Pass --recipe with a file or one of: {shipped}")
 
 
-def _require_same_classes(loaded: LoadedDetect, dataset: Dataset, model: Path) -> None:
+def require_same_classes(loaded: LoadedDetect, dataset: Dataset, model: Path) -> None:
+    """Raise UsageError where a model detects other classes than a data set has."""
     check_classes(dataset, num_classes=len(loaded.class_names), source=str(model))
     if loaded.class_names != dataset.class_names:
         raise UsageError(

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from suite.crc32c import crc32c, unmask
-from suite.data.formats.containment import read_bounded
 from suite.errors import InputError
+from suite.files import read_bounded
 from suite.zoo.sstable import read_table, read_varint
 
 _MAX_INDEX_BYTES: Final = 16 * 1024**2

@@ -23,6 +23,7 @@ from suite.cli.flags import FILE, IMAGE_SIZE
 from suite.data.collating import collate
 from suite.data.images import read_image
 from suite.data.preparing import prepare_image
+from suite.deploy.description import GraphRequest
 from suite.deploy.graph import build_graph
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES
 from suite.predict import find_images
@@ -52,7 +53,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for nms in ("op", "none"):
             path = Path(folder, f"{nms}.onnx")
-            path.write_bytes(build_graph(trained, nms=nms).SerializeToString())
+            path.write_bytes(build_graph(trained, GraphRequest(nms=nms)).SerializeToString())
             sessions[nms] = onnxruntime.InferenceSession(
                 path, options, providers=["CPUExecutionProvider"]
             )

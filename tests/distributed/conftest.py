@@ -13,36 +13,21 @@ from typing import Any
 import pytest
 
 from suite.data.synthetic import write_synthetic
+from tests import small_runs
 from tests.ports import find_port
 
 # 16 images, 4 a step, 1 epoch: 4 steps, a checkpoint after every second one.
 SMALL = {
-    "detector.width": "0.125",
+    **small_runs.SMALL,
     "global_batch": "4",
     "schedule.base_batch": "4",
-    "schedule.base_lr": "0.002",
     "schedule.epochs": "1",
     "schedule.decay_epochs": "1",
     "schedule.warmup_epochs": "0.25",
-    "checkpoint_every_epochs": "0.5",
-    "log_every_steps": "1",
-    "precision": "fp32",
-    "data.workers": "0",
-    "device": "cpu",
     "launch.join_timeout_s": "60",
     "launch.step_timeout_s": "60",
 }
-# Grouped by orientation, so that batches differ in size; steps instead of a cosine.
-RETINANET = {
-    "detector.name": "retinanet_r18_fpn",
-    "resize.mode": "pad",
-    "resize.short_side": "96",
-    "resize.long_side": "160",
-    "schedule.warmup_start": "0.1",
-    "schedule.decay_epochs": "null",
-    "schedule.final_lr_factor": "null",
-    "schedule.milestones": "[0.5, 0.75]",
-}
+RETINANET = {**small_runs.RETINANET, "schedule.milestones": "[0.5, 0.75]"}
 _LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "SLURM_", "PET_", "OMPI_")
 
 

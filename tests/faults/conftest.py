@@ -17,24 +17,9 @@ from suite.launch.faults import VARIABLE
 from suite.locking import alone
 from suite.recipe import load_recipe, write_recipe
 from tests.faults.runs import SUITE, Run, end_of, start_run, train_words
+from tests.small_runs import SMALL
 
-# 8 images, 2 a step, 2 epochs: 8 steps, a checkpoint after every second one.
-_SMALL = {
-    "name": "small",
-    "detector.width": "0.125",
-    "global_batch": "2",
-    "schedule.base_batch": "2",
-    "schedule.base_lr": "0.002",
-    "schedule.epochs": "2",
-    "schedule.decay_epochs": "2",
-    "schedule.warmup_epochs": "0.5",
-    "checkpoint_every_epochs": "0.5",
-    "log_every_steps": "1",
-    "precision": "fp32",
-    "data.workers": "0",
-    "device": "cpu",
-    "devices": "2",
-}
+_SMALL = {**SMALL, "name": "small", "devices": "2"}
 
 
 @pytest.fixture(scope="session")

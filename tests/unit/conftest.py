@@ -17,6 +17,7 @@ from models import Detector
 from models.retinanet import RetinaNet
 from models.ssd_r34 import SSDResNet34
 from suite.checkpoint import build_recipe_detector, write_checkpoint
+from suite.deploy.description import GraphRequest
 from suite.deploy.export import export
 from suite.recipe import Recipe, load_recipe, recipe_to_dict
 
@@ -103,7 +104,9 @@ def small_retinanet_graph(small_retinanet: Path) -> Path:
 @pytest.fixture(scope="session")
 def small_raw_graph(small_checkpoint: Path) -> Path:
     """The same detector as a graph of raw heads."""
-    return export(small_checkpoint, output=small_checkpoint.with_name("raw.onnx"), nms="none")[0]
+    return export(
+        small_checkpoint, GraphRequest(nms="none"), output=small_checkpoint.with_name("raw.onnx")
+    )[0]
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ def test_every_verb_of_the_road_is_there() -> None:
     assert set(cli.commands) == {
         "train", "eval", "export", "verify", "predict", "bench", "data", "recipes", "report",
         "doctor", "demo", "completion", "weights", "launch", "rank-table", "resume-check",
+        "inspect", "quantize",
     }  # fmt: skip
 
 

@@ -206,7 +206,7 @@ def test_inputs_and_outputs_must_be_those_of_the_metadata(
     assert "'images' is absent or not float32" in refusal(changed(retype))
     assert "'scores' is absent or not float32 [any, 200]" in refusal(changed(rename))
     assert "'labels' is absent or not int64 [any, 200]" in refusal(changed(shorten))
-    assert "2 inputs; a graph of this suite has one" in refusal(changed(duplicate))
+    assert "2 inputs; its metadata speaks of 1" in refusal(changed(duplicate))
 
 
 def test_a_graph_that_is_not_what_its_sidecar_was_written_for_is_refused(

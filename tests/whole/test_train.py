@@ -37,37 +37,18 @@ from suite.records import load_record
 from suite.runtime import postprocess_parameters, torch_detect
 from suite.sizing import build_sizing
 from suite.training import train
+from tests import small_runs
 
 RunSuite = Callable[..., Any]
 TrainCalmly = Callable[..., Path]
 
-# 8 images, 2 a step, 2 epochs: 8 steps, a checkpoint after every second one.
-SMALL = {
-    "detector.width": "0.125",
-    "global_batch": "2",
-    "schedule.base_batch": "2",
-    "schedule.base_lr": "0.002",
-    "schedule.epochs": "2",
-    "schedule.decay_epochs": "2",
-    "schedule.warmup_epochs": "0.5",
-    "checkpoint_every_epochs": "0.5",
-    "log_every_steps": "3",
-    "precision": "fp32",
-    "data.workers": "0",
-    "device": "cpu",
-}
+# 8 images: 8 steps, of which checkpoints after 2, 4 and 8 lie in the midst of a log interval.
+SMALL = {**small_runs.SMALL, "log_every_steps": "3"}
 NUM_STEPS = 8
-# Grouped by orientation, so that batches differ in size; steps instead of a cosine.
 RETINANET = {
-    "detector__name": "retinanet_r18_fpn",
-    "detector__frozen_stages": "1",
-    "resize__mode": "pad",
-    "resize__short_side": "96",
-    "resize__long_side": "160",
-    "schedule__warmup_start": "0.1",
-    "schedule__decay_epochs": "null",
-    "schedule__final_lr_factor": "null",
-    "schedule__milestones": "[1, 1.5]",
+    **small_runs.RETINANET,
+    "detector.frozen_stages": "1",
+    "schedule.milestones": "[1, 1.5]",
 }
 
 

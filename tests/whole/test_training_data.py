@@ -19,24 +19,9 @@ from suite.errors import InputError
 from suite.recipe import Recipe, load_recipe
 from suite.records import load_record
 from suite.training import train
+from tests.small_runs import SMALL
 
 RunSuite = Callable[..., Any]
-
-# 8 images, 2 a step, 2 epochs: 8 steps.
-SMALL = {
-    "detector.width": "0.125",
-    "global_batch": "2",
-    "schedule.base_batch": "2",
-    "schedule.base_lr": "0.002",
-    "schedule.epochs": "2",
-    "schedule.decay_epochs": "2",
-    "schedule.warmup_epochs": "0.5",
-    "checkpoint_every_epochs": "0.5",
-    "log_every_steps": "1",
-    "precision": "fp32",
-    "data.workers": "0",
-    "device": "cpu",
-}
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,10 @@ from suite.data.formats.coco_items import (
     parse_categories,
     parse_image,
 )
-from suite.data.formats.containment import ContainedFolder, read_bounded
+from suite.data.formats.containment import ContainedFolder
 from suite.data.sample import ImageFile
 from suite.errors import InputError
+from suite.files import read_bounded
 
 MAX_ANNOTATION_BYTES: Final = 2 * 1024**3
 _REMEDY: Final = "give the annotation file of the dataset, or fix the recipe's data section"

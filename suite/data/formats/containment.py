@@ -1,4 +1,4 @@
-"""Opening the files that a dataset names: nothing outside its folder, nothing larger than stated.
+"""Finding the files that a dataset names: nothing outside its folder.
 
 An annotation file comes from someone else, so the names in it are checked as text before any of
 them is opened, and a link that leaves the folder is refused. Folders are listed once; no file is
@@ -12,37 +12,10 @@ import re
 from pathlib import Path
 
 from suite.errors import InputError
-from suite.files import is_file
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 3072  # Linux takes 4096 for a whole path
-
-
-def read_bounded(path: Path, *, limit: int, remedy: str) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes.
-
-    Args:
-        path: the file.
-        limit: in bytes.
-        remedy: what to do when the file is missing, as the end of a sentence.
-
-    Raises:
-        InputError: it is missing, no regular file, unreadable or larger.
-    """
-    if not is_file(path):
-        value = "not a regular file" if os.path.lexists(path) else "no such file"
-        raise InputError(f"{path}: {value}; {remedy}")
-    try:
-        # By its size: asked for as much as the limit, Python first makes room for that.
-        expected = min(path.stat().st_size, limit)
-        with path.open("rb") as file:
-            content = file.read(expected + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(content) > limit:
-        raise InputError(f"{path}: larger than {limit} bytes, the most we read of such a file")
-    return content
 
 
 class UnsafeName(InputError):

@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from suite.data.formats.containment import read_bounded
 from suite.errors import InputError
-from suite.files import write_text
+from suite.files import read_bounded, write_text
 
 MAX_LABEL_MAP_BYTES: Final = 4 * 1024**2
 FILE_NAME: Final = "label_map.pbtxt"

@@ -25,11 +25,12 @@ from suite.data.formats.annotated import (
     Report,
     refuse,
 )
-from suite.data.formats.containment import ContainedFolder, UnsafeName, read_bounded
+from suite.data.formats.containment import ContainedFolder, UnsafeName
 from suite.data.formats.image_header import find_image_hw
 from suite.data.formats.voc_xml import VocAnnotation, WrongXml, parse_annotation
 from suite.data.sample import ImageFile
 from suite.errors import InputError
+from suite.files import read_bounded
 
 MAX_XML_BYTES: Final = 16 * 1024**2
 _ADD_XML: Final = "add it or take the image out of the image set"

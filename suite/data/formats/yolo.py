@@ -30,7 +30,7 @@ from suite.data.formats.annotated import (
     Report,
     refuse,
 )
-from suite.data.formats.containment import ContainedFolder, UnsafeName, read_bounded
+from suite.data.formats.containment import ContainedFolder, UnsafeName
 from suite.data.formats.image_header import find_image_hw
 from suite.data.formats.yolo_classes import YoloClasses, find_classes, load_classes
 from suite.data.formats.yolo_files import (
@@ -41,6 +41,7 @@ from suite.data.formats.yolo_files import (
 )
 from suite.data.sample import ImageFile
 from suite.errors import InputError
+from suite.files import read_bounded
 
 MAX_LABEL_BYTES: Final = 16 * 1024**2
 _DECIMALS: Final = 6  # of a pixel

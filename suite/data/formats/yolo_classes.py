@@ -15,10 +15,9 @@ from typing import Final
 
 import yaml
 
-from suite.data.formats.containment import read_bounded
 from suite.data.formats.naming import is_plain, require_names
 from suite.errors import InputError
-from suite.files import write_text
+from suite.files import read_bounded, write_text
 from suite.strict_nodes import Mistake, compose_nodes, describe, line_of, read_scalar
 
 FILE_NAME: Final = "data.yaml"

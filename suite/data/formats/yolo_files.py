@@ -8,9 +8,9 @@ from typing import Final
 
 from suite.data.formats.annotated import Problem, Report
 from suite.data.formats.coco_items import parse_id
-from suite.data.formats.containment import read_bounded
 from suite.data.images import IMAGE_SUFFIXES
 from suite.errors import InputError
+from suite.files import read_bounded
 
 IDS_NAME: Final = "image_ids.tsv"
 CLASSES_NAME: Final = "classes.txt"  # what labelling programs put beside the label files

@@ -5,13 +5,13 @@ Each value knows its place in the document, so that a rule between several of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from suite.launch.rank_table.model import RankDevice, RankTable, Server, SuperPod, Version
+from suite.launch.rank_table.strict_json import Fault
 
-Entry = TypeVar("Entry")
 Value = TypeVar("Value")
 
 
@@ -73,7 +73,6 @@ class Draft:
     """Everything that was read.
 
     Attributes:
-        version: the format.
         servers: in the order of the file.
         super_pods: None where the document has no list of them.
         has_ranks: whether the ranks stand in the document; else they follow from its order.
@@ -90,20 +89,22 @@ class Draft:
         return (device for server in self.servers for device in server.devices)
 
 
-def find_duplicates(
-    entries: Iterable[Entry],
-    key: Callable[[Entry], Hashable | None],
-    *,
-    place: Callable[[Entry], str],
-) -> Iterator[tuple[str, Hashable, str]]:
-    """Yield the place of each entry with a key that came before, the key, and where that was."""
+def forbid_repeats(
+    values: Iterable[tuple[str, Hashable]], told: str, *, key: str = ""
+) -> Iterator[Fault]:
+    """Yield a fault for each value that came before.
+
+    Args:
+        values: the path of each and the value, None where it is unreadable.
+        told: what the value is, with {} for the path where it came before.
+        key: what the path lacks to be that of the value.
+    """
     first: dict[Hashable, str] = {}
-    for entry in entries:
-        found = key(entry)
-        if found is not None and found in first:
-            yield place(entry), found, first[found]
-        elif found is not None:
-            first[found] = place(entry)
+    for path, value in values:
+        if value is not None and value in first:
+            yield Fault(f"{path}{key}", f"'{value}' is {told.format(first[value])}")
+        elif value is not None:
+            first[value] = path
 
 
 def finish_table(draft: Draft, *, warnings: tuple[str, ...]) -> RankTable:
@@ -113,27 +114,16 @@ def finish_table(draft: Draft, *, warnings: tuple[str, ...]) -> RankTable:
         SuperPod(_known(pod.super_pod_id), tuple(_known(member) for _, member in pod.members))
         for pod in draft.super_pods or ()
     )
-    return RankTable(
-        draft.version,
-        tuple(_finish_server(server) for server in servers),
-        tuple(pods),
-        warnings=warnings,
-    )
+    return RankTable(draft.version, tuple(map(_finish_server, servers)), tuple(pods), warnings)
 
 
 def _finish_server(entry: ServerEntry) -> Server:
-    devices = tuple(_finish_device(device) for device in entry.devices)
-    return Server(
-        _known(entry.server_id),
-        tuple(sorted(devices, key=lambda device: device.rank)),
-        entry.host_ip,
-        entry.container_ip,
+    devices = (
+        RankDevice(_known(one.rank), _known(one.device_id), one.device_ip, one.super_device_id)
+        for one in entry.devices
     )
-
-
-def _finish_device(entry: DeviceEntry) -> RankDevice:
-    rank, device_id = _known(entry.rank), _known(entry.device_id)
-    return RankDevice(rank, device_id, entry.device_ip, entry.super_device_id)
+    in_order = tuple(sorted(devices, key=lambda device: device.rank))
+    return Server(_known(entry.server_id), in_order, entry.host_ip, entry.container_ip)
 
 
 def _known(value: Value | None) -> Value:

@@ -47,11 +47,11 @@ def examine_rank_table(content: bytes, *, source: str, num_ranks: int | None = N
     faults = [*oddities, *notes.faults]
     if draft is not None:
         faults += find_faults(draft, num_ranks=num_ranks)
-    warnings = [f"not used: {', '.join(notes.ignored)}"] if notes.ignored else []
+    ignored = (f"not used: {', '.join(notes.ignored)}",) if notes.ignored else ()
     if faults or draft is None:
-        return Examined(None, tuple(faults), tuple(warnings))
-    warnings = [*find_warnings(draft), *warnings]
-    return Examined(finish_table(draft, warnings=tuple(warnings)), (), tuple(warnings))
+        return Examined(None, tuple(faults), ignored)
+    warnings = (*find_warnings(draft), *ignored)
+    return Examined(finish_table(draft, warnings=warnings), (), warnings)
 
 
 def list_faults(title: str, faults: Sequence[Fault]) -> str:

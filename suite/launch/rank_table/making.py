@@ -42,10 +42,9 @@ def make_rank_table(
     each = _count_devices(hosts, devices) if devices_per_host is None else devices_per_host
     servers = []
     for index, host in enumerate(hosts):
-        ranks = range(index * each, (index + 1) * each)
         chosen = _choose_devices(host, devices.get(host), each, alone=len(hosts) == 1)
-        entries = zip(ranks, chosen.items(), strict=True)
-        server_devices = (RankDevice(rank, number, address) for rank, (number, address) in entries)
+        ranked = enumerate(chosen.items(), start=index * each)
+        server_devices = (RankDevice(rank, number, address) for rank, (number, address) in ranked)
         servers.append(Server(resolve_host(host), tuple(server_devices)))
     return RankTable("1.0", tuple(servers))
 

@@ -98,9 +98,14 @@ class RankTable:
         return len(self.servers)
 
     @property
+    def devices(self) -> tuple[RankDevice, ...]:
+        """The devices of all machines."""
+        return tuple(device for server in self.servers for device in server.devices)
+
+    @property
     def num_ranks(self) -> int:
         """Return how many ranks all machines have together."""
-        return sum(len(server.devices) for server in self.servers)
+        return len(self.devices)
 
     @property
     def devices_per_server(self) -> int:

@@ -9,7 +9,7 @@ documentation of MindCluster.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from suite.errors import InputError
 from suite.launch.rank_table.draft import DeviceEntry, Draft, PodEntry, ServerEntry
@@ -56,8 +56,7 @@ def read_draft(plain: JsonObject, notes: Notes, *, source: str) -> Draft | None:
 
 
 def _refuse_others(plain: JsonObject, source: str) -> None:
-    given = plain.get("version")
-    version = given.text if isinstance(given, Bare) else given
+    version = _read_version(plain)
     if version == "2.0" or ("version" not in plain and "rank_list" in plain):
         raise InputError(
             f"{source}: rank table version 2.0 (Atlas 350, 850 and 950) cannot be used: in place "
@@ -72,8 +71,14 @@ def _refuse_others(plain: JsonObject, source: str) -> None:
     if "version" in plain and version not in ("1.0", "1.2"):
         raise InputError(
             f"{source}: expected a rank table of version 1.0 or 1.2, or of template 2, which has "
-            f"no version; got version {describe(given)}"
+            f"no version; got version {describe(plain['version'])}"
         )
+
+
+def _read_version(plain: JsonObject) -> Any:
+    """Return the version, in quotes or without; None where there is none."""
+    given = plain.get("version")
+    return given.text if isinstance(given, Bare) else given
 
 
 def _check_status(top: Section) -> None:
@@ -81,19 +86,16 @@ def _check_status(top: Section) -> None:
     if status == "initializing":
         top.fault("status", "'initializing': the operator is still writing; wait for 'completed'")
     elif status != "completed":
-        got = describe(status) if "status" in top else "nothing"
-        top.fault("status", f"expected 'completed', got {got}")
+        top.refuse("status", "'completed'")
 
 
 def _read_listed(plain: JsonObject, notes: Notes) -> Draft:
     """Read version 1.0 or 1.2."""
-    given = plain.get("version")
-    version: Version = "1.2" if "1.2" in (given, getattr(given, "text", None)) else "1.0"
+    version: Version = "1.2" if _read_version(plain) == "1.2" else "1.0"
     has_pods = version == "1.2" and "super_pod_list" in plain
     top = Section(plain, "$", notes, known=_TOP_KEYS | ({"super_pod_list"} if has_pods else set()))
-    if not isinstance(given, str):
-        got = describe(given) if "version" in top else "nothing"
-        top.fault("version", f'expected text, "1.0" or "1.2" in quotes, got {got}')
+    if not isinstance(plain.get("version"), str):
+        top.refuse("version", 'text, "1.0" or "1.2" in quotes')
     sections = top.sections("server_list", known=_SERVER_KEYS)
     if sections:
         top.count("server_count", len(sections), "servers", required=version == "1.0")
@@ -144,8 +146,7 @@ def _read_grouped(plain: JsonObject, notes: Notes) -> Draft:
     """Read template 2; its groups are one job, whatever their names."""
     top = Section(plain, "$", notes, known=_GROUPED_KEYS)
     if top.value("para_plane_nic_location") not in (None, "device"):
-        got = describe(top.value("para_plane_nic_location"))
-        top.fault("para_plane_nic_location", f"expected 'device', HCCL takes no other, got {got}")
+        top.refuse("para_plane_nic_location", "'device', HCCL takes no other")
     groups = top.sections("group_list", known=_GROUP_KEYS)
     if groups:
         top.count("group_count", len(groups), "groups")
@@ -160,8 +161,9 @@ def _read_grouped(plain: JsonObject, notes: Notes) -> Draft:
         _count_group(group, read, has_ranks=has_ranks)
         entries += read
     servers = _join_instances(entries)
-    ranked = servers if has_ranks else _number_ranks(servers)
-    return Draft("template2", ranked, has_ranks=has_ranks)
+    if not has_ranks:
+        servers = _number_ranks(servers)
+    return Draft("template2", servers, has_ranks=has_ranks)
 
 
 def _read_instance(section: Section, *, has_ranks: bool) -> ServerEntry:
@@ -197,30 +199,26 @@ def _count_group(group: Section, instances: list[ServerEntry], *, has_ranks: boo
 def _join_instances(instances: list[ServerEntry]) -> tuple[ServerEntry, ...]:
     servers: dict[str | None, ServerEntry] = {}
     for one in instances:
-        first = servers.get(one.server_id)
-        devices = one.devices if first is None else first.devices + one.devices
-        path = one.path if first is None else first.path
-        servers[one.server_id] = ServerEntry(path, one.server_id, devices)
+        server = servers.setdefault(one.server_id, replace(one, devices=()))
+        servers[one.server_id] = replace(server, devices=server.devices + one.devices)
     return tuple(servers.values())
 
 
 def _number_ranks(servers: tuple[ServerEntry, ...]) -> tuple[ServerEntry, ...]:
     """Give ranks as HCCL does where none are written: by server_id as text, then by device_id."""
-    devices = sorted(
+    known = sorted(
         (server.server_id, device.device_id)
         for server in servers
         for device in server.devices
         if server.server_id is not None and device.device_id is not None
     )
     ranks: dict[tuple[str | None, int | None], int]
-    ranks = {key: rank for rank, key in enumerate(devices)}
-    return tuple(
-        replace(
-            server,
-            devices=tuple(
-                replace(device, rank=ranks.get((server.server_id, device.device_id)))
-                for device in server.devices
-            ),
+    ranks = {key: rank for rank, key in enumerate(known)}
+    numbered = []
+    for server in servers:
+        devices = (
+            replace(device, rank=ranks.get((server.server_id, device.device_id)))
+            for device in server.devices
         )
-        for server in servers
-    )
+        numbered.append(replace(server, devices=tuple(devices)))
+    return tuple(numbered)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from suite.launch.addresses import is_local_only, is_placeholder, parse_address
-from suite.launch.rank_table.draft import DeviceEntry, Draft, ServerEntry, find_duplicates
+from suite.launch.rank_table.draft import DeviceEntry, Draft, ServerEntry, forbid_repeats
 from suite.launch.rank_table.model import format_numbers
 from suite.launch.rank_table.strict_json import Fault
 from suite.launch.rank_table.super_pods import find_super_pod_faults, find_super_pod_warnings
@@ -31,7 +31,10 @@ def find_faults(draft: Draft, *, num_ranks: int | None) -> Iterator[Fault]:
     yield from _check_ranks(draft)
     yield from _check_servers(draft)
     for server in draft.servers:
-        yield from _check_devices(server, grouped=draft.version == "template2")
+        numbers = ((one.path, one.device_id) for one in server.devices)
+        yield from forbid_repeats(numbers, "that of {} on the same server", key=".device_id")
+        if draft.version == "template2":
+            yield from _check_first_products(server)
     yield from _check_addresses(draft)
     yield from find_super_pod_faults(draft)
     found = sum(1 for _ in draft.devices)
@@ -57,23 +60,19 @@ def find_warnings(draft: Draft) -> Iterator[str]:
 
 
 def _check_ranks(draft: Draft) -> Iterator[Fault]:
-    devices = list(draft.devices)
-    duplicates = list(
-        find_duplicates(devices, lambda one: one.rank, place=lambda one: one.rank_path)
-    )
-    for path, rank, first in duplicates:
-        yield Fault(path, f"'{rank}' is the rank of {first} already; each is given once")
-    ranks = {device.rank for device in devices if device.rank is not None}
-    if any(device.rank is None for device in devices):
+    ranks = [(one.rank_path, one.rank) for one in draft.devices if one.rank is not None]
+    yield from forbid_repeats(ranks, "the rank of {} already; each is given once")
+    wanted = range(sum(1 for _ in draft.devices))
+    if len(ranks) < len(wanted):
         return
-    allowed = f"{len(devices)} devices have the ranks {format_numbers(range(len(devices)))}"
-    for device in devices:
-        if device.rank is not None and device.rank >= len(devices):
-            yield Fault(device.rank_path, f"'{device.rank}' is too large, {allowed}")
-    missing = set(range(len(devices))) - ranks
+    allowed = f"{len(wanted)} devices have the ranks {format_numbers(wanted)}"
+    for path, rank in ranks:
+        if rank not in wanted:
+            yield Fault(path, f"'{rank}' is too large, {allowed}")
+    missing = set(wanted) - {rank for _, rank in ranks}
     if missing:
         yield Fault("$", f"nobody has rank {format_numbers(missing)}, {allowed}")
-    elif not duplicates:
+    else:
         yield from _check_interleaving(draft)
 
 
@@ -89,9 +88,8 @@ def _check_interleaving(draft: Draft) -> Iterator[Fault]:
 
 
 def _check_servers(draft: Draft) -> Iterator[Fault]:
-    names = find_duplicates(draft.servers, lambda one: one.server_id, place=lambda one: one.path)
-    for path, name, first in names:
-        yield Fault(f"{path}.server_id", f"'{name}' is the name of {first} already")
+    names = ((one.path, one.server_id) for one in draft.servers)
+    yield from forbid_repeats(names, "the name of {} already", key=".server_id")
     sizes = Counter(len(server.devices) for server in draft.servers)
     usual = max(sizes, key=lambda size: sizes[size], default=0)
     for server in draft.servers:
@@ -101,14 +99,6 @@ def _check_servers(draft: Draft) -> Iterator[Fault]:
         if len(draft.servers) > 1 and is_local_only(server.host_addr or ""):
             message = f"'{server.host_addr}' is no address at which other servers reach this one"
             yield Fault(server.path, message)
-
-
-def _check_devices(server: ServerEntry, *, grouped: bool) -> Iterator[Fault]:
-    numbers = find_duplicates(server.devices, lambda one: one.device_id, place=lambda one: one.path)
-    for path, device_id, first in numbers:
-        yield Fault(f"{path}.device_id", f"'{device_id}' is that of {first} on the same server")
-    if grouped:
-        yield from _check_first_products(server)
 
 
 def _check_first_products(server: ServerEntry) -> Iterator[Fault]:
@@ -126,17 +116,14 @@ def _check_first_products(server: ServerEntry) -> Iterator[Fault]:
 
 
 def _check_addresses(draft: Draft) -> Iterator[Fault]:
-    devices = [device for device in draft.devices if device.device_ip is not None]
-    addresses = find_duplicates(
-        devices, lambda one: parse_address(one.device_ip or ""), place=lambda one: one.path
-    )
-    for path, address, first in addresses:
-        yield Fault(f"{path}.device_ip", f"'{address}' is the address of {first} already")
-    for device in devices:
-        if is_placeholder(device.device_ip or ""):
-            message = f"'{device.device_ip}' is a placeholder; {_ask(device)}"
+    addresses = [(one, one.device_ip) for one in draft.devices if one.device_ip is not None]
+    parsed = ((one.path, parse_address(address)) for one, address in addresses)
+    yield from forbid_repeats(parsed, "the address of {} already", key=".device_ip")
+    for device, address in addresses:
+        if is_placeholder(address):
+            message = f"'{address}' is a placeholder; {_ask(device)}"
             yield Fault(f"{device.path}.device_ip", message)
-    needed = _say_why_addresses(draft) or ("others have one" if devices else None)
+    needed = _say_why_addresses(draft) or ("others have one" if addresses else None)
     if needed is not None:
         for device in draft.devices:
             if device.lacks("device_ip"):

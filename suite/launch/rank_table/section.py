@@ -19,6 +19,7 @@ MAX_NUMBER: Final = 2**32 - 1  # HCCL keeps ranks and device numbers in 32 bits
 MAX_NAME: Final = 64  # characters of a server_id
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_WHOLE: Final = 'a whole number in quotes, such as "0"'
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Section:
         self._faulty.add(key)
         self._notes.faults.append(Fault(f"{self.path}.{key}", message))
 
+    def refuse(self, key: str, expected: str) -> None:
+        """Note that something else than what is expected stands there, or nothing."""
+        got = describe(self._plain[key]) if key in self._plain else "nothing"
+        self.fault(key, f"expected {expected}, got {got}")
+
     @property
     def faulty(self) -> frozenset[str]:
         """The keys of which a fault is noted."""
@@ -73,16 +79,14 @@ class Section:
         text = value.text if isinstance(value, Bare) else value
         if key not in self._plain:
             if required:
-                self.fault(key, 'missing; expected a whole number in quotes, such as "0"')
-        elif not isinstance(text, str) or not _NUMBER.fullmatch(text) or int(text) > MAX_NUMBER:
-            self.fault(
-                key, f'expected a whole number in quotes, such as "0", got {describe(value)}'
-            )
-        else:
-            if isinstance(value, Bare):
-                self.fault(key, f'expected text, "{text}" in quotes, got {describe(value)}')
-            return int(text)
-        return None
+                self.fault(key, f"missing; expected {_WHOLE}")
+            return None
+        if not isinstance(text, str) or not _NUMBER.fullmatch(text) or int(text) > MAX_NUMBER:
+            self.refuse(key, _WHOLE)
+            return None
+        if isinstance(value, Bare):
+            self.refuse(key, f'text, "{text}" in quotes')
+        return int(text)
 
     def count(self, key: str, actual: int, what: str, *, required: bool = True) -> None:
         """Hold a number that counts something in the document against how many there are."""
@@ -95,8 +99,7 @@ class Section:
         value = self._plain.get(key)
         if isinstance(value, str) and 0 < len(value) <= MAX_NAME and value.isprintable():
             return value
-        got = describe(value) if key in self._plain else "nothing"
-        self.fault(key, f"expected text of 1 to {MAX_NAME} printable characters, got {got}")
+        self.refuse(key, f"text of 1 to {MAX_NAME} printable characters")
         return None
 
     def address(self, key: str) -> str | None:
@@ -106,7 +109,7 @@ class Section:
             return None
         if isinstance(value, str) and parse_address(value) is not None:
             return value
-        self.fault(key, f"expected an IP address such as 192.168.100.101, got {describe(value)}")
+        self.refuse(key, "an IP address such as 192.168.100.101")
         return None
 
     def sections(self, key: str, *, known: Collection[str]) -> list[Section]:
@@ -117,18 +120,15 @@ class Section:
             told = f"got {got}" if key in self._plain else "missing"
             self.fault(key, f"expected a list of objects, {told}")
             return []
-        inner = [(f"{self.path}.{key}[{index}]", one) for index, one in enumerate(value)]
-        return [
-            Section(one, path, self._notes, known=known)
-            for path, one in inner
-            if self._require_object(one, path)
-        ]
+        found = []
+        for index, one in enumerate(value):
+            path = f"{self.path}.{key}[{index}]"
+            if isinstance(one, JsonObject):
+                found.append(Section(one, path, self._notes, known=known))
+            else:
+                self._notes.faults.append(Fault(path, f"expected an object, got {describe(one)}"))
+        return found
 
     def value(self, key: str) -> Any:
         """Return whatever stands there, None where nothing does."""
         return self._plain.get(key)
-
-    def _require_object(self, value: Any, path: str) -> bool:
-        if not isinstance(value, JsonObject):
-            self._notes.faults.append(Fault(path, f"expected an object, got {describe(value)}"))
-        return isinstance(value, JsonObject)

@@ -114,10 +114,8 @@ def describe(value: Any) -> str:
             return quote(value)
         case Bare():
             return f"the number {value.text if len(value.text) <= 60 else value.text[:60] + '...'}"
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
+        case None | bool():
+            return json.dumps(value)
         case list():
             return "a list"
         case _:

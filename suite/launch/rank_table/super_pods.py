@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
-from suite.launch.rank_table.draft import DeviceEntry, Draft, PodEntry, find_duplicates
+from suite.launch.rank_table.draft import DeviceEntry, Draft, PodEntry, forbid_repeats
 from suite.launch.rank_table.model import format_numbers
 from suite.launch.rank_table.strict_json import Fault
 
@@ -18,13 +18,13 @@ def find_super_pod_faults(draft: Draft) -> Iterator[Fault]:
     """Yield what is wrong with super pods and device numbers; nothing in other versions."""
     yield from _check_presence(draft)
     if draft.super_pods is None:
-        yield from _check_numbers(list(draft.devices))
+        yield from _check_numbers(draft.devices)
         return
     yield from _check_members(draft, draft.super_pods)
     devices_of = {server.server_id: server.devices for server in draft.servers}
     for pod in draft.super_pods:
-        members = (devices_of.get(name, ()) for _, name in pod.members)
-        yield from _check_numbers([device for devices in members for device in devices])
+        devices = (one for _, name in pod.members for one in devices_of.get(name, ()))
+        yield from _check_numbers(devices)
 
 
 def find_super_pod_warnings(draft: Draft) -> Iterator[str]:
@@ -38,30 +38,28 @@ def find_super_pod_warnings(draft: Draft) -> Iterator[str]:
 
 
 def _check_presence(draft: Draft) -> Iterator[Fault]:
-    needed = "super_pod_list needs it" if draft.super_pods is not None else None
-    if needed is None and any(device.super_device_id is not None for device in draft.devices):
+    if draft.super_pods is not None:
+        needed = "super_pod_list needs it"
+    elif any(device.super_device_id is not None for device in draft.devices):
         needed = "others have one"
-    for device in draft.devices if needed is not None else ():
+    else:
+        return
+    for device in draft.devices:
         if device.lacks("super_device_id"):
             message = f"missing, {needed}; {ASK_SUPER_DEVICE}"
             yield Fault(f"{device.path}.super_device_id", message)
 
 
-def _check_numbers(devices: list[DeviceEntry]) -> Iterator[Fault]:
-    numbers = find_duplicates(devices, lambda one: one.super_device_id, place=lambda one: one.path)
-    for path, number, first in numbers:
-        message = f"'{number}' is that of {first} in the same super pod"
-        yield Fault(f"{path}.super_device_id", message)
+def _check_numbers(devices: Iterable[DeviceEntry]) -> Iterator[Fault]:
+    numbers = ((one.path, one.super_device_id) for one in devices)
+    yield from forbid_repeats(numbers, "that of {} in the same super pod", key=".super_device_id")
 
 
 def _check_members(draft: Draft, pods: tuple[PodEntry, ...]) -> Iterator[Fault]:
-    identities = find_duplicates(pods, lambda one: one.super_pod_id, place=lambda one: one.path)
-    for path, name, first in identities:
-        yield Fault(f"{path}.super_pod_id", f"'{name}' is the name of {first} already")
+    names = ((pod.path, pod.super_pod_id) for pod in pods)
+    yield from forbid_repeats(names, "the name of {} already", key=".super_pod_id")
     members = [member for pod in pods for member in pod.members]
-    repeated = find_duplicates(members, lambda one: one[1], place=lambda one: one[0])
-    for path, name, first in repeated:
-        yield Fault(path, f"'{name}' is in {first} already; a server is in one super pod")
+    yield from forbid_repeats(members, "in {} already; a server is in one super pod")
     servers = {server.server_id for server in draft.servers}
     for path, name in members:
         if name is not None and name not in servers:

@@ -17,12 +17,6 @@ from suite.launch.rank_table.examining import examine_rank_table, list_faults
 from suite.launch.rank_table.model import RankDevice, RankTable, Server, Version
 from suite.launch.rank_table.super_pods import ASK_SUPER_DEVICE
 
-_TITLES: dict[Version, str] = {
-    "template2": "template 2",
-    "1.0": "version 1.0",
-    "1.2": "version 1.2",
-}
-
 
 def write_rank_table(table: RankTable, version: Version, path: Path) -> RankTable:
     """Write a table in a format, all or nothing; a file that is there is replaced.
@@ -48,13 +42,18 @@ def format_rank_table(table: RankTable, version: Version) -> tuple[str, RankTabl
     Raises:
         UsageError: the format needs what the table does not have, or has other limits.
     """
-    if version == "1.2" and table.version != "1.2":  # which may itself go without
-        _require_super_devices(table)
+    without = [one.rank for one in table.devices if one.super_device_id is None]
+    if version == "1.2" and table.version != "1.2" and without:  # 1.2 itself may go without
+        raise UsageError(
+            f"version 1.2 needs the super_device_id of every device, rank {without[0]} has none; "
+            f"{ASK_SUPER_DEVICE}"
+        )
     plain = _group_instances(table) if version == "template2" else _list_servers(table, version)
     text = json.dumps(plain, indent=4) + "\n"
     examined = examine_rank_table(text.encode(), source="rank table")
     if examined.table is None:
-        title = f"these {table.num_ranks} ranks make no rank table of {_TITLES[version]}"
+        name = "template 2" if version == "template2" else f"version {version}"
+        title = f"these {table.num_ranks} ranks make no rank table of {name}"
         raise UsageError(list_faults(title, examined.faults))
     return text, examined.table
 
@@ -64,25 +63,12 @@ def list_losses(table: RankTable, version: Version) -> list[str]:
     losses = []
     if version != "1.2" and table.super_pods:
         losses.append("super_pod_list")
-    if version != "1.2" and any(one.super_device_id is not None for one in _devices(table)):
+    if version != "1.2" and any(one.super_device_id is not None for one in table.devices):
         losses.append("super_device_id")
     if version == "template2":
         losses += ["host_ip"] * any(server.host_ip for server in table.servers)
         losses += ["container_ip"] * any(server.container_ip for server in table.servers)
     return losses
-
-
-def _require_super_devices(table: RankTable) -> None:
-    for device in _devices(table):
-        if device.super_device_id is None:
-            raise UsageError(
-                f"version 1.2 needs the super_device_id of every device, rank {device.rank} has "
-                f"none; {ASK_SUPER_DEVICE}"
-            )
-
-
-def _devices(table: RankTable) -> list[RankDevice]:
-    return [device for server in table.servers for device in server.devices]
 
 
 def _list_servers(table: RankTable, version: Version) -> dict[str, Any]:
@@ -104,23 +90,23 @@ def _list_servers(table: RankTable, version: Version) -> dict[str, Any]:
 
 
 def _encode_server(server: Server, version: Version) -> dict[str, Any]:
-    plain: dict[str, Any] = {"server_id": server.server_id}
-    if server.host_ip is not None:
-        plain["host_ip"] = server.host_ip
-    if server.container_ip is not None:
-        plain["container_ip"] = server.container_ip
-    plain["device"] = [
-        _encode_device(device, with_super=version == "1.2") | {"rank_id": str(device.rank)}
-        for device in server.devices
-    ]
-    return plain
+    plain = {
+        "server_id": server.server_id,
+        "host_ip": server.host_ip,
+        "container_ip": server.container_ip,
+        "device": [
+            _encode_device(device, version) | {"rank_id": str(device.rank)}
+            for device in server.devices
+        ],
+    }
+    return {key: value for key, value in plain.items() if value is not None}
 
 
-def _encode_device(device: RankDevice, *, with_super: bool) -> dict[str, str]:
+def _encode_device(device: RankDevice, version: Version) -> dict[str, str]:
     plain = {"device_id": str(device.device_id)}
     if device.device_ip is not None:
         plain["device_ip"] = device.device_ip
-    if with_super and device.super_device_id is not None:
+    if version == "1.2" and device.super_device_id is not None:
         plain["super_device_id"] = str(device.super_device_id)
     return plain
 
@@ -134,7 +120,7 @@ def _group_instances(table: RankTable) -> dict[str, Any]:
         "instance_count": str(table.num_ranks),
         "instance_list": [
             {
-                "devices": [_encode_device(device, with_super=False)],
+                "devices": [_encode_device(device, "template2")],
                 "rank_id": str(device.rank),
                 "server_id": server.server_id,
             }

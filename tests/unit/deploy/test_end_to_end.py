@@ -13,6 +13,7 @@ from models.detector import Detector
 from models.ssd_r34 import SSDResNet34
 from suite.checkpoint import load_detector
 from suite.deploy.end_to_end import EndToEnd, compare_images
+from suite.deploy.sides import open_sides
 from suite.graph_file import load_graph
 from suite.runtime import postprocess_parameters
 
@@ -32,7 +33,8 @@ def undecided(small_checkpoint: Path) -> SSDResNet34:
 
 def compare(detector: Detector, graph: Path, checkpoint: Path, images: list[Path]) -> EndToEnd:
     parameters = postprocess_parameters(load_detector(checkpoint).recipe)
-    return compare_images(load_graph(graph), detector, parameters, images=images, source=graph.name)
+    sides = open_sides(load_graph(graph), detector, parameters, source=graph.name)
+    return compare_images(sides, images)
 
 
 def write_graph(graph: Path, detector: Detector, path: Path, *, iou_threshold: float) -> Path:

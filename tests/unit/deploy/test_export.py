@@ -30,7 +30,7 @@ def folder(tmp_path: Path, small_checkpoint: Path) -> Path:
 def built(small_graph: Path, monkeypatch: pytest.MonkeyPatch) -> onnx.ModelProto:
     """Make `export` build this model, which a test may change, in no time."""
     model = onnx.load(small_graph)
-    monkeypatch.setattr("suite.deploy.export.build_graph", lambda trained, *, nms, size: model)
+    monkeypatch.setattr("suite.deploy.export.build_graph", lambda trained, request: model)
     return model
 
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from suite.checkpoint import TrainedDetector, load_detector
+from suite.deploy.description import GraphRequest
 from suite.deploy.graph import build_graph, cut_graph
 from suite.deploy.pairing import PairingLimits, pair_detections
 from suite.deploy.stages import split_rows
@@ -109,7 +110,7 @@ def test_a_second_build_elsewhere_gives_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    again = build_graph(trained, nms="op")
+    again = build_graph(trained, GraphRequest())
     assert again.SerializeToString(deterministic=True) == small_graph.read_bytes()
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from models.structures import Images
 from suite.checkpoint import TrainedDetector, load_detector
-from suite.deploy.description import describe_graph
+from suite.deploy.description import GraphRequest, describe_graph
 from suite.deploy.export import export
 from suite.deploy.pairing import PairingLimits, pair_detections
 from suite.deploy.stages import split_rows
-from suite.deploy.verify import verify
+from suite.deploy.verify import Comparison, verify
 from suite.device import build_device
 from suite.errors import CheckFailed, InputError, UsageError
 from suite.graph_file import check_size, load_graph
@@ -46,7 +46,7 @@ def session(small_retinanet_graph: Path) -> onnxruntime.InferenceSession:
 def fixed_graph(small_retinanet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same detector, for inputs of 128 x 192 alone."""
     path = tmp_path_factory.mktemp("fixed") / "fixed.onnx"
-    return export(small_retinanet, output=path, size=(128, 192))[0]
+    return export(small_retinanet, GraphRequest(size=(128, 192)), output=path)[0]
 
 
 def smooth_noise(num_images: int, image_hw: tuple[int, int]) -> Tensor:
@@ -115,7 +115,7 @@ def test_metadata_says_that_sizes_are_free(
 def test_a_graph_is_its_checkpoint_on_lying_and_standing_photos(
     small_retinanet_graph: Path, small_retinanet: Path, small_photos: list[Path]
 ) -> None:
-    parity = verify(small_retinanet_graph, small_retinanet, images=small_photos)
+    parity = verify(small_retinanet_graph, small_retinanet, Comparison(images=small_photos))
     assert parity.failures() == []
     assert parity.num_images == 3 + len(small_photos)
     assert 0 < parity.logits < 1e-4 and 0 < parity.deltas < 1e-4
@@ -183,7 +183,7 @@ def test_the_smallest_input_has_as_many_candidates_as_rows(
             detector=dataclasses.replace(recipe.detector, num_classes=num_classes),
         ),
     )
-    assert describe_graph(changed, nms="op").min_side == min_side
+    assert describe_graph(changed, GraphRequest()).min_side == min_side
 
 
 # A fixed size
@@ -196,7 +196,7 @@ def test_a_fixed_size_is_all_that_such_a_graph_takes(
     assert graph.metadata.image_hw == (128, 192)
     dims = graph.model.graph.input[0].type.tensor_type.shape.dim
     assert [dim.dim_value for dim in dims][1:] == [3, 128, 192]
-    assert verify(fixed_graph, small_retinanet, images=small_photos).failures() == []
+    assert verify(fixed_graph, small_retinanet, Comparison(images=small_photos)).failures() == []
     session = onnxruntime.InferenceSession(fixed_graph, providers=["CPUExecutionProvider"])
     assert compare(session, trained, smooth_noise(2, (128, 192))) > 20
     with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument):
@@ -248,9 +248,10 @@ def test_sizes_that_no_graph_can_have_are_refused(
 
 def test_the_size_of_an_ssd_may_be_said(small_checkpoint: Path) -> None:
     trained = load_detector(small_checkpoint)
-    assert describe_graph(trained, nms="op", size=(300, 300)) == describe_graph(trained, nms="op")
+    said = describe_graph(trained, GraphRequest(size=(300, 300)))
+    assert said == describe_graph(trained, GraphRequest())
     with pytest.raises(UsageError, match="takes 300x300 only"):
-        describe_graph(trained, nms="op", size=(300, 332))
+        describe_graph(trained, GraphRequest(size=(300, 332)))
 
 
 # Raw heads
@@ -259,7 +260,7 @@ def test_the_size_of_an_ssd_may_be_said(small_checkpoint: Path) -> None:
 def test_raw_heads_are_those_of_pytorch_at_any_size(
     small_retinanet: Path, trained: TrainedDetector, tmp_path: Path
 ) -> None:
-    graph, parity = export(small_retinanet, output=tmp_path / "raw.onnx", nms="none")
+    graph, parity = export(small_retinanet, GraphRequest(nms="none"), output=tmp_path / "raw.onnx")
     assert (parity.nms_cases, parity.detections, parity.num_images) == (0, 0, 3)
     metadata = load_graph(graph).metadata
     assert metadata.image_hw == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,10 +12,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 
+from suite.data.transforms import MEAN, STD
 from suite.deploy.parity import Parity, format_parity
-from suite.deploy.verify import verify
+from suite.deploy.sides import generate_images
+from suite.deploy.swaps import explain_input
+from suite.deploy.verify import Comparison, verify
 from suite.errors import CheckFailed, InputError
+from suite.sizing import Sizing
 
 Change = Callable[[onnx.ModelProto], None]
 Tamper = Callable[[Change], Path]
@@ -65,7 +73,7 @@ def find_anchors(graph: Path) -> str:
 def test_a_graph_is_its_checkpoint_on_photos_too(
     small_graph: Path, small_checkpoint: Path, small_photos: list[Path]
 ) -> None:
-    parity = verify(small_graph, small_checkpoint, images=small_photos)
+    parity = verify(small_graph, small_checkpoint, Comparison(images=small_photos))
     assert parity.failures() == []
     assert parity.num_images == 3 + len(small_photos)
     assert 0 < parity.logits < 1e-4 and 0 < parity.deltas < 1e-4
@@ -151,10 +159,10 @@ def test_padding_that_is_not_minus_one_is_noticed(tampered: Tamper, small_checkp
     assert any("break the padding or label rules" in failure for failure in failures)
 
 
-def test_nan_in_the_graph_is_noticed(tampered: Tamper, small_checkpoint: Path) -> None:
-    graph = tampered(change_weights("detector.class_heads.0.weight", lambda w: w * np.nan))
+def test_overflow_in_the_graph_is_noticed(tampered: Tamper, small_checkpoint: Path) -> None:
+    graph = tampered(change_weights("detector.class_heads.0.weight", lambda w: w * 1e38))
     failures = verify(graph, small_checkpoint).failures()
-    assert failures[0].startswith("heads differ by nan")
+    assert re.match(r"heads differ by (inf|nan) in logits", failures[0])
     assert failures[-1].endswith("values are NaN or infinite")
 
 
@@ -173,10 +181,12 @@ def test_metadata_of_another_checkpoint_is_named_by_field(
             },
         )
     )
-    (failure,) = verify(graph, small_checkpoint).failures()
-    assert failure == (
-        "metadata says otherwise: class_names, postprocess.iou_threshold, checkpoint_sha256"
-    )
+    parity = verify(graph, small_checkpoint)
+    failures = parity.failures()
+    assert failures[0] == "metadata says otherwise: class_names, checkpoint_sha256"
+    assert parity.cause == "the graph is of another checkpoint"
+    # Its thresholds are its own; that it does not keep to them shows where they are used.
+    assert failures[1].startswith("NMS stage differs")
 
 
 def test_mean_and_std_swapped_in_the_metadata_are_named(
@@ -188,8 +198,11 @@ def test_mean_and_std_swapped_in_the_metadata_are_named(
         fed["mean"], fed["std"] = fed["std"], fed["mean"]
         entry.value = json.dumps(fed)
 
-    (failure,) = verify(tampered(swap), small_checkpoint).failures()
-    assert failure == "metadata says otherwise: input.mean, input.std"
+    parity = verify(tampered(swap), small_checkpoint)
+    first, second = parity.failures()
+    assert first == "metadata says otherwise: input.mean, input.std"
+    assert second.startswith("input tensor differs by ")
+    assert parity.cause == "it asks for images that are prepared otherwise (input.mean, input.std)"
 
 
 def test_a_checkpoint_of_another_shape_is_no_comparison(
@@ -216,7 +229,111 @@ def test_a_graph_rewritten_without_its_inner_names_is_refused(
         verify(tampered(rename), small_checkpoint)
 
 
-PERFECT = Parity(logits=0, deltas=0, batch_differences=0, nonfinite=0, num_images=3)
+def feeding(*nodes: onnx.NodeProto, **weights: object) -> Change:
+    """Put nodes that lead from `given` to `fed` between the input and the network."""
+
+    def change(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        for node in graph.node:
+            for place, name in enumerate(node.input):
+                if name == "images":
+                    node.input[place] = "fed"
+        for place, node in enumerate(nodes):
+            graph.node.insert(place, node)
+        for name, value in weights.items():
+            graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+
+    return change
+
+
+def three(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return values.astype(np.float32).reshape(1, 3, 1, 1)
+
+
+make_node = onnx.helper.make_node
+CAUSES: dict[str, tuple[Change, str, str]] = {
+    "BGR": (
+        feeding(make_node("Gather", ["images", "order"], ["fed"], axis=1), order=[2, 1, 0]),
+        "logits",
+        "it agrees when channels are swapped: the graph takes BGR",
+    ),
+    "normalises itself": (
+        feeding(
+            make_node("Sub", ["images", "mean"], ["centred"]),
+            make_node("Div", ["centred", "std"], ["fed"]),
+            mean=three(MEAN),
+            std=three(STD),
+        ),
+        "logits",
+        "it agrees when it is fed values from 0 to 1, neither mean nor std",
+    ),
+    "takes bytes": (
+        feeding(
+            make_node("Sub", ["images", "mean"], ["centred"]),
+            make_node("Div", ["centred", "std"], ["fed"]),
+            mean=three(255 * MEAN),
+            std=three(255 * STD),
+        ),
+        "logits",
+        "it agrees when it is fed values from 0 to 255, neither mean nor std",
+    ),
+    "one head": (
+        change_weights("detector.class_heads.0.weight", lambda w: w * 1.05),
+        "logits",
+        "weights of the class heads, as only the logits differ",
+    ),
+    "overlap": (
+        change_constant_of("NonMaxSuppression", 3, 0.6),
+        "NMS",
+        "its NonMaxSuppression has IoU threshold 0.6 instead of 0.5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAUSES)
+def test_the_guilty_is_named(tampered: Tamper, small_checkpoint: Path, name: str) -> None:
+    change, stage, cause = CAUSES[name]
+    parity = verify(tampered(change), small_checkpoint)
+    first = parity.first_failure()
+    assert first is not None and first.name == stage
+    assert cause in parity.cause
+    assert format_parity(parity).splitlines()[-1].startswith(f"first difference: {stage}; most pr")
+
+
+RESIZES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "bilinear without antialiasing": lambda p: F.interpolate(p, (300, 300), mode="bilinear"),
+    "bilinear with aligned corners": lambda p: F.interpolate(
+        p, (300, 300), mode="bilinear", align_corners=True
+    ),
+    "takes the nearest pixel": lambda p: F.interpolate(p, (300, 300), mode="nearest"),
+    "bicubic and antialiased": lambda p: F.interpolate(
+        p, (300, 300), mode="bicubic", antialias=True
+    ),
+}
+STRETCHED = Sizing(keep_ratio=False, short_side=300, long_side=300, canvases=((300, 300),))
+
+
+@pytest.mark.parametrize("name", RESIZES)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_guilty_resize_is_named(name: str, swapped: bool) -> None:
+    images = generate_images((480, 640))
+    pixels = RESIZES[name](torch.from_numpy(images).permute(0, 3, 1, 2).float())
+    pixels = pixels.flip(1) if swapped else pixels
+    found = (pixels.numpy() / 255 - three(MEAN)) / three(STD)
+    told = explain_input(images, found.astype(np.float32), STRETCHED)
+    assert name in told
+    assert ("the graph takes BGR" in told) == swapped
+
+
+PERFECT = Parity(
+    network_input=0,
+    logits=0,
+    deltas=0,
+    nms_cases=1,
+    batch_differences=0,
+    nonfinite=0,
+    num_images=3,
+)
 
 
 def test_each_figure_alone_is_a_failure() -> None:
@@ -224,6 +341,7 @@ def test_each_figure_alone_is_a_failure() -> None:
     assert replace(PERFECT, borderline=5).failures() == []
     for change in (
         {"metadata": ("step",)},
+        {"network_input": 1.0},
         {"logits": 2e-3},
         {"deltas": float("nan")},
         {"candidates_unpaired": 1},
@@ -238,5 +356,20 @@ def test_each_figure_alone_is_a_failure() -> None:
 
 def test_figures_are_shown_with_what_failed() -> None:
     text = format_parity(replace(PERFECT, nms_cases=16, nms_differences=2))
-    assert "16 cases, 2 not bit-equal" in text
-    assert text.endswith("FAILED      NMS stage differs in 2 of 16 cases")
+    assert "NMS stage differs in 2 of 16 cases" in text
+    assert text.endswith("first difference: NMS")
+    assert format_parity(PERFECT).endswith("no stage differs")
+
+
+def test_what_rounds_is_judged_by_what_it_finds() -> None:
+    half = replace(PERFECT, precision="fp16", logits=0.02, unpaired=9, overlapping=0.96)
+    assert half.failures() == []
+    (failure,) = replace(half, overlapping=0.94).failures()
+    assert failure.endswith("; 95 % are needed")
+    int8 = replace(half, precision="int8", overlapping=0.5)
+    assert int8.failures() == []
+    assert "an int8 graph is judged by its AP: pass --data" in format_parity(int8)
+    judged = {"ap_checkpoint": 0.4, "ap_images": 10}
+    assert replace(int8, ap_graph=0.396, **judged).failures() == []
+    assert replace(int8, ap_graph=0.394, **judged).failures() != []
+    assert replace(half, ap_graph=0.398, **judged).failures() != []
