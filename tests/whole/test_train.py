@@ -42,7 +42,7 @@ from tests import small_runs
 RunSuite = Callable[..., Any]
 TrainCalmly = Callable[..., Path]
 
-# 8 images: 8 steps, of which checkpoints after 2, 4 and 8 lie in the midst of a log interval.
+# 8 images: 8 steps. The checkpoint after step 4 lies in the midst of a log interval.
 SMALL = {**small_runs.SMALL, "log_every_steps": "3"}
 NUM_STEPS = 8
 RETINANET = {
