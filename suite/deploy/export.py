@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,13 @@ from suite.deploy.quantization import (
     prepare_feeds,
     quantize_graph,
 )
+from suite.deploy.target_file import delete_graph, require_target, write_sidecar
 from suite.deploy.targets import check_target
 from suite.deploy.verify import measure_parity
 from suite.errors import CheckFailed, SuiteError, UsageError
-from suite.files import replacing, write_text
-from suite.graph_file import GraphFile, load_graph, sidecar_path
-from suite.graph_metadata import GraphMetadata, Precision, encode_metadata
+from suite.files import replacing
+from suite.graph_file import load_graph
+from suite.graph_metadata import GraphMetadata, Precision
 
 
 def export(
@@ -57,7 +57,7 @@ def export(
         SuiteError: the target cannot be written.
     """
     output = output or checkpoint.with_suffix(".onnx")
-    _require_target(output, checkpoint, force=force)
+    require_target(output, checkpoint, kind="checkpoint", force=force)
     trained = load_detector(checkpoint)
     model = _build(trained, request or GraphRequest(), images)
     try:
@@ -66,9 +66,8 @@ def export(
             graph = load_graph(temporary)
             parity = measure_parity(graph, trained, images=images, source=str(output))
             _require_parity(parity, checkpoint, output)
-            # Before the graph has its name: a graph that is there has its sidecar. Should we die
-            # in between, its sha256 is not that of an older graph, and `load_graph` refuses that.
-            _write_sidecar(sidecar_path(output), graph, parity)
+            figures = {**parity.as_dict(), "onnxruntime": onnxruntime.__version__}
+            write_sidecar(output, graph, {"parity": figures})
     except OSError as error:
         raise SuiteError(f"{output}: cannot be written: {error.strerror}") from error
     return output, parity
@@ -104,32 +103,9 @@ def _quantize(
     return quantised
 
 
-def _require_target(output: Path, checkpoint: Path, *, force: bool) -> None:
-    if output.suffix != ".onnx":
-        raise UsageError(f"{output}: the name of a graph ends with .onnx")
-    if output.is_dir():
-        raise UsageError(f"{output}: is a folder")
-    if not output.exists():
-        return
-    if checkpoint.exists() and output.samefile(checkpoint):
-        raise UsageError(f"{output}: is the checkpoint itself; pass another --output")
-    if not force:
-        raise UsageError(f"{output}: exists already; pass --force to replace it")
-
-
 def _require_parity(parity: Parity, checkpoint: Path, output: Path) -> None:
     if failures := parity.failures():
-        output.unlink(missing_ok=True)
-        sidecar_path(output).unlink(missing_ok=True)
+        delete_graph(output)
         raise CheckFailed(
             f"{checkpoint}: its graph does not compute the same: {'; '.join(failures)}"
         )
-
-
-def _write_sidecar(path: Path, graph: GraphFile, parity: Parity) -> None:
-    content = {
-        **encode_metadata(graph.metadata),
-        "sha256": graph.sha256,
-        "parity": {**parity.as_dict(), "onnxruntime": onnxruntime.__version__},
-    }
-    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -5,7 +5,6 @@ AP is COCO's, a fraction. What is judged is the very file that is written.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,13 +33,13 @@ from suite.deploy.quantization import (
     prepare_feeds,
 )
 from suite.deploy.search import Block, find_fewest_float, rank_blocks
+from suite.deploy.target_file import delete_graph, require_target, write_sidecar
 from suite.device import build_device
 from suite.errors import InputError, SuiteError, UsageError
 from suite.evaluation import evaluate
 from suite.evaluation.model import find_recipe_of, require_same_classes
-from suite.files import replacing, write_text
-from suite.graph_file import OUTPUT_NAMES, GraphFile, load_graph, sidecar_path
-from suite.graph_metadata import encode_metadata
+from suite.files import replacing
+from suite.graph_file import OUTPUT_NAMES, GraphFile, load_graph
 from suite.graph_session import open_graph
 from suite.progress import Progress
 from suite.recipe import Recipe
@@ -133,7 +132,7 @@ def quantize(model: Path, request: QuantizeRequest) -> Frontier:
         SuiteError: the target cannot be written.
     """
     target = request.output or model.with_suffix(".int8.onnx")
-    _require_target(target, model, force=request.force)
+    require_target(target, model, kind="fp32 graph", force=request.force)
     graph = load_graph(model)
     blocks = list_blocks(graph.model)
     if graph.metadata.precision != "fp32":
@@ -371,35 +370,27 @@ def _write(frontier: Frontier, judge: _Judge, chosen: int | None) -> None:
     """Write the chosen graph; where there is none, no older one may be taken for it."""
     target = frontier.target
     if chosen is None:
-        target.unlink(missing_ok=True)
-        sidecar_path(target).unlink(missing_ok=True)
+        delete_graph(target)
         return
     try:
         with replacing(target) as temporary:
             temporary.write_bytes(judge.place(chosen).read_bytes())
-            graph = load_graph(temporary)
-            # Before the graph has its name, as `export` does.
-            write_text(
-                sidecar_path(target), json.dumps(_sidecar(graph, frontier, judge), indent=2) + "\n"
-            )
+            measured = {"quantization": _describe_quantization(frontier, judge)}
+            write_sidecar(target, load_graph(temporary), measured)
     except OSError as error:
         raise SuiteError(f"{target}: cannot be written: {error.strerror}") from error
 
 
-def _sidecar(graph: GraphFile, frontier: Frontier, judge: _Judge) -> dict[str, Any]:
+def _describe_quantization(frontier: Frontier, judge: _Judge) -> dict[str, Any]:
     assert frontier.chosen is not None
     return {
-        **encode_metadata(graph.metadata),
-        "sha256": graph.sha256,
-        "quantization": {
-            "fp32_sha256": judge.graph.sha256,
-            "ap": frontier.chosen.ap,
-            "ap_before": frontier.before.ap,
-            "max_drop": frontier.max_drop,
-            "dataset": judge.recipe.data.name,
-            "val_digest": judge.dataset.digest,
-            "val_images": len(judge.dataset.samples),
-        },
+        "fp32_sha256": judge.graph.sha256,
+        "ap": frontier.chosen.ap,
+        "ap_before": frontier.before.ap,
+        "max_drop": frontier.max_drop,
+        "dataset": judge.recipe.data.name,
+        "val_digest": judge.dataset.digest,
+        "val_images": len(judge.dataset.samples),
     }
 
 
@@ -411,16 +402,3 @@ def _require_nameable(blocks: Sequence[Block], model: Path) -> None:
             f"{model}: its {len(names)} convolutions are too few or have no names of their own "
             "(rewritten by another tool?); export it again"
         )
-
-
-def _require_target(target: Path, model: Path, *, force: bool) -> None:
-    if target.suffix != ".onnx":
-        raise UsageError(f"{target}: the name of a graph ends with .onnx")
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder")
-    if not target.exists():
-        return
-    if model.exists() and target.samefile(model):
-        raise UsageError(f"{target}: is the fp32 graph itself; pass another --output")
-    if not force:
-        raise UsageError(f"{target}: exists already; pass --force to replace it")

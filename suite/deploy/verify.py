@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
@@ -106,12 +107,16 @@ def _judge_by_data(parity: Parity, model: Path, checkpoint: Path, on: Comparison
                 sizing=loaded.sizing,
                 batch_size=_EVALUATION_BATCH,
                 workers=build_workers(section),
-                progress=lambda images, done=done: progress.update(done + images),  # type: ignore[misc]
+                progress=partial(_advance, progress, done),
             )
             found.append(evaluation.ap)
     return replace(
         parity, ap_checkpoint=found[0], ap_graph=found[1], ap_images=len(dataset.samples)
     )
+
+
+def _advance(progress: Progress, before: int, images: int) -> None:
+    progress.update(before + images)
 
 
 def build_parity_record(kind: str, model: Path, parity: Parity) -> Record:
