@@ -7,13 +7,12 @@ stopped by a signal after saving.
 
 from __future__ import annotations
 
+import errno
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -29,6 +28,7 @@ from suite.cli import (
     project_verbs,
     quantize_verbs,
     rank_table_verbs,
+    report_verbs,
     run_verbs,
     weights_verbs,
 )
@@ -36,7 +36,7 @@ from suite.cli.flags import is_speaking
 from suite.cli.seed_flags import rewrite_seed_flags
 from suite.errors import SuiteError
 from suite.launch.heartbeat import LAUNCHED, follow_launcher
-from suite.leaving import leave
+from suite.leaving import TERMINATED, Terminated, ending_at_sigterm, leave
 
 # torch_npu's autoload breaks `import torch` where CANN is missing; suite.device imports it itself.
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
@@ -56,56 +56,54 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _run(words: list[str]) -> int:
     try:
-        with _ending_at_sigterm():
+        with ending_at_sigterm():
             words, notes = rewrite_seed_flags(words)
             for note in notes if is_speaking() else ():
                 click.echo(note, err=True)
             cli.main(words, obj=words, prog_name="suite", standalone_mode=False)
+            sys.stdout.flush()
             return 0
-    except _Terminated:
-        return 143
-    except click.ClickException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends by `leave`
+        if isinstance(error, OSError) and _is_of_output(error):
+            # What is still to be flushed would fail again as Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(OSError):  # nobody listens there either
+            _tell(error)
+        return _exit_code(error)
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether standard output failed: the reader has gone (`suite ... | head`), a disk is full."""
+    return error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC)
+
+
+def _tell(error: BaseException) -> None:
+    if isinstance(error, click.ClickException):
         error.show()
-        return error.exit_code
-    except SuiteError as error:
+    elif isinstance(error, SuiteError):
         if os.environ.get("SUITE_DEBUG") == "1":
-            traceback.print_exc()
+            traceback.print_exception(error)
         if not _told_by_launcher():
             click.echo(f"suite: {error}", err=True)
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    elif isinstance(error, click.Abort | KeyboardInterrupt):
         click.echo("suite: stopped", err=True)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`suite ... | head`); Python must not say so at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC and _is_of_output(error):
+        click.echo(f"suite: the output cannot be written: {error.strerror}", err=True)
+    elif not isinstance(error, Terminated | BrokenPipeError):
+        traceback.print_exception(error)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, Terminated):
+        return TERMINATED
+    if isinstance(error, click.ClickException | SuiteError):
+        return error.exit_code
+    return 130 if isinstance(error, click.Abort | KeyboardInterrupt) else 1
 
 
 def _told_by_launcher() -> bool:
     """Whether whoever started this rank shares our terminal, and will say what went wrong."""
     return LAUNCHED in os.environ and os.environ.get("LOCAL_RANK") == "0"
-
-
-class _Terminated(BaseException):
-    """SIGTERM came."""
-
-
-@contextmanager
-def _ending_at_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the process as an exception does: temporary files go on the way out.
-
-    Training has its own handler, which saves first.
-    """
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,6 +124,7 @@ for room in (
     rank_table_verbs,
     data_verbs,
     project_verbs,
+    report_verbs,
     quantize_verbs,
     weights_verbs,
     run_verbs,

@@ -16,13 +16,14 @@ from typing import Any
 from suite import device_problems
 from suite.device_problems import find_device_files, release_of
 from suite.doctor.cann import check_cann
-from suite.doctor.checks import GIB, Check, run_tool
+from suite.doctor.checks import GIB, Check
 from suite.doctor.needs import Needs
 from suite.doctor.npu_smi import Chip, parse_health, parse_mapping
 from suite.doctor.packages import check_package, read_version
 from suite.errors import InputError
 from suite.launch.ports import describe_holder, is_free
 from suite.launch.rank_table.making import load_hccn_conf
+from suite.vendor_tool import run_tool
 
 _MANAGING_FILES = ("davinci_manager", "devmm_svm", "hisi_hdc")
 _DRIVER_FILE = Path("/usr/local/Ascend/driver/version.info")

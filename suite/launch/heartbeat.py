@@ -24,7 +24,7 @@ from suite.parent import die_with_parent
 
 BEAT_S: Final = 0.25
 LEAVING: Final = -1  # instead of a count of beats
-_PULSE: Final = struct.Struct("<qqqqq")
+_PULSE: Final = struct.Struct("<qqqqqq")
 _FILE: Final = "heartbeat"
 _STACKS: Final = "stacks.txt"
 # torch elastic's name for the file in which a rank says why it failed; it has a folder for each.
@@ -45,6 +45,7 @@ class Pulse:
         marks: grows as long as it goes on.
         step: optimizer steps done.
         waits: 1 where it has done its part and waits for other ranks, else 0.
+        takes_its_time: 1 where nobody knows how long what it does takes, else 0.
     """
 
     pid: int
@@ -52,6 +53,7 @@ class Pulse:
     marks: int
     step: int
     waits: int
+    takes_its_time: int
 
 
 class Heart:
@@ -63,7 +65,7 @@ class Heart:
         self._beats = 0
         self._marks = 0
         self._waits = 0
-        self._takes_its_time = False
+        self._takes_its_time = 0
 
     @staticmethod
     @contextmanager
@@ -119,18 +121,19 @@ class Heart:
     @contextmanager
     def taking_its_time(self) -> Iterator[None]:
         """Let each beat count as going on: nobody knows how long what is inside takes."""
-        self._takes_its_time = True
+        before, self._takes_its_time = self._takes_its_time, 1
+        self._write()
         try:
             yield
         finally:
-            self._takes_its_time = False
+            self._takes_its_time = before
+            self._write()
 
     def _beat(self, stop: threading.Event, launcher: int) -> None:
         while not stop.wait(BEAT_S):
             if os.getppid() != launcher:  # where the kernel does not tell
                 os.kill(os.getpid(), signal.SIGKILL)
             self._beats += 1
-            self._marks += int(self._takes_its_time)
             self._write()
 
     def _leave(self) -> None:
@@ -139,8 +142,8 @@ class Heart:
 
     def _write(self) -> None:
         if self._memory is not None:
-            pulse = os.getpid(), self._beats, self._marks, self.step, self._waits
-            _PULSE.pack_into(self._memory, 0, *pulse)
+            marked = self._marks, self.step, self._waits, self._takes_its_time
+            _PULSE.pack_into(self._memory, 0, os.getpid(), self._beats, *marked)
 
 
 def follow_launcher() -> None:

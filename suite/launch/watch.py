@@ -55,7 +55,8 @@ class Watch:
             if pulse is None:
                 continue
             known = seen.setdefault(folder, _Seen(pulse))
-            beats, goes_on = pulse.beats != known.pulse.beats, pulse.marks != known.pulse.marks
+            beats, marks = pulse.beats != known.pulse.beats, pulse.marks != known.pulse.marks
+            goes_on = marks or (beats and pulse.takes_its_time)
             known.still_s = 0.0 if beats else known.still_s + passed_s
             known.idle_s = 0.0 if goes_on else known.idle_s + passed_s
             there = _is_alive(pulse.pid) or pulse.beats == LEAVING

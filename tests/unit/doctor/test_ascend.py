@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from suite.doctor import Check, ascend, checks, doctor
+from suite import vendor_tool
+from suite.doctor import Check, ascend, doctor
 from suite.doctor.npu_smi import Chip, parse_health, parse_mapping
 
 CheckOf = Callable[[str], Check]
@@ -82,7 +83,7 @@ def test_a_tool_that_hangs_is_given_up(
     check: CheckOf, npu_smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     npu_smi("mapping_910b3", before="exec sleep 600")
-    monkeypatch.setattr(checks, "_TOOL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(vendor_tool, "_TIMEOUT_S", 0.2)
     started = time.monotonic()
     assert check("npu health").value == "npu-smi info -m: no answer within 0.2 s"
     assert time.monotonic() - started < 30
@@ -93,7 +94,7 @@ def test_after_a_card_that_does_not_answer_no_other_is_asked(
     check: CheckOf, npu_smi: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     npu_smi("mapping_910b3", before='case "$*" in *"-i 2") exec sleep 600 ;; esac')
-    monkeypatch.setattr(checks, "_TOOL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(vendor_tool, "_TIMEOUT_S", 0.5)
     found = check("npu health")
     assert found.value.endswith("NPU 2: npu-smi info -t health -i 2: no answer within 0.5 s")
     assert (found.remedy or "").endswith("ASCEND_RT_VISIBLE_DEVICES=0,1")

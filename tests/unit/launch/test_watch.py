@@ -30,9 +30,10 @@ class Rank:
     marks: int = 1
     step: int = 0
     waits: int = 0
+    takes_its_time: int = 0
 
     def pulse(self) -> Pulse:
-        return Pulse(self.pid, self.beats, self.marks, self.step, self.waits)
+        return Pulse(self.pid, self.beats, self.marks, self.step, self.waits, self.takes_its_time)
 
 
 @dataclass
@@ -239,3 +240,30 @@ def test_a_signal_that_finds_nobody_is_no_error(
     monkeypatch.setattr(os, "killpg", nobody)
     scene.pass_time(PATIENCE_S / 5, lambda _number, _rank: None)
     assert len(scene.watch.lost) == 3
+
+
+def test_what_takes_its_time_goes_on_as_long_as_it_beats(scene: Scene) -> None:
+    def live(_number: int, rank: Rank) -> None:
+        rank.beats += 1
+        rank.takes_its_time = 1
+
+    scene.pass_time(3 * PATIENCE_S, live)
+    assert scene.watch.lost == {}
+
+
+def test_what_has_taken_its_time_while_loading_still_loads(scene: Scene) -> None:
+    """The limits of a rank that goes on do not hold before its first mark."""
+    for rank in scene.ranks.values():
+        rank.marks = 0
+
+    def take_time(_number: int, rank: Rank) -> None:
+        rank.beats += 1
+        rank.takes_its_time = 1
+
+    def load(_number: int, rank: Rank) -> None:
+        rank.beats += 1
+        rank.takes_its_time = 0
+
+    scene.pass_time(0.5 * PATIENCE_S, take_time)
+    scene.pass_time(3 * PATIENCE_S, load)
+    assert scene.watch.lost == {}
