@@ -28,6 +28,8 @@ _DISTRIBUTIONS = {
     "numpy": ("numpy",),
     "pillow": ("pillow",),
     "simplejpeg": ("simplejpeg",),
+    "pycocotools": ("pycocotools",),
+    "hotcoco": ("hotcoco",),
 }
 _GIT_TIMEOUT_S = 10
 _MEMORY_FILE = Path("/proc/meminfo")

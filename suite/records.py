@@ -14,6 +14,10 @@ What reports and comparisons read, where the caller gives it:
   ``global_batch``, ``epochs``, ``image_hw``, ``scope`` of images_per_second (``global`` or
   ``per_device``), ``window``, ``n``, ``warmup``, ``simulated`` (true where the device is not real)
 - metrics: ``<name>_low`` and ``<name>_high`` are the bounds of the 95 % interval of ``<name>``
+
+Two more fields may be there: ``series`` (name -> list of numbers, such as each counted
+``latency_ms``), and ``rows``, where one command made many measurements on one machine: each with a
+``kind``, ``subject``, ``conditions`` and ``metrics`` of its own (`expand` makes records of them).
 """
 
 from __future__ import annotations
@@ -30,51 +34,11 @@ from tabulate import tabulate
 from suite.errors import InputError, SuiteError
 from suite.files import write_text
 from suite.provenance import describe_command, describe_git, describe_machine, describe_software
+from suite.record_rules import SCHEMA, find_problem, show
 
 Record = dict[str, Any]
 
-SCHEMA = "suite.record/1"
-# A manifest is the record of a start: it has no metrics yet.
-_BENCHES = ("bench-infer", "bench-train", "bench-data")
-KINDS = ("train", "eval", "export", "verify", "quantize", *_BENCHES, "manifest")
 MAX_RECORD_BYTES = 16 * 1024 * 1024
-
-_FIELD_TYPES: dict[str, tuple[type, ...]] = {
-    "schema": (str,),
-    "kind": (str,),
-    "created": (str,),
-    "command": (str,),
-    "hardware": (dict,),
-    "software": (dict,),
-    "git": (dict, type(None)),
-    "subject": (dict,),
-    "conditions": (dict,),
-    "metrics": (dict,),
-    "notes": (list,),
-}
-# Where given, these have the types that reports rely on.
-_DETAIL_TYPES: dict[str, dict[str, tuple[type, ...]]] = {
-    "hardware": {"device": (str,), "device_kind": (str,), "device_count": (int,), "cores": (int,)},
-    "subject": {"detector": (str,), "dataset": (str,), "width": (int, float), "reference": (list,)},
-    "conditions": {
-        "precision": (str,),
-        "batch": (int,),
-        "epochs": (int, float),
-        "image_hw": (list,),
-        "scope": (str,),
-        "simulated": (bool,),
-    },
-}
-_TYPE_NAMES = {
-    bool: "true or false",
-    dict: "an object",
-    float: "a number",
-    int: "a whole number",
-    list: "a list",
-    str: "text",
-    type(None): "null",
-}
-_MAX_DEPTH = 16
 
 
 def build_record(
@@ -84,6 +48,8 @@ def build_record(
     subject: Mapping[str, Any],
     conditions: Mapping[str, Any],
     notes: Sequence[str] = (),
+    series: Mapping[str, Sequence[float]] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
 ) -> Record:
     """Complete a measurement with the time, command, hardware, software and git state.
 
@@ -94,11 +60,13 @@ def build_record(
         conditions: Under which conditions.
         notes: Sentences a reader must know before believing the numbers, such as
             "unverified on Ascend hardware".
+        series: Numbers behind a metric, by their name.
+        rows: Measurements with `kind`, `subject`, `conditions` and `metrics` of their own.
 
     Raises:
         ValueError: The result would not be a valid record (a metric is NaN, say).
     """
-    record = {
+    record: Record = {
         "schema": SCHEMA,
         "kind": kind,
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -111,7 +79,11 @@ def build_record(
         "metrics": _to_json(metrics),
         "notes": list(notes),
     }
-    problem = _find_problem(record)
+    if series:
+        record["series"] = _to_json(series)
+    if rows:
+        record["rows"] = _to_json(rows)
+    problem = find_problem(record)
     if problem:
         raise ValueError(f"not a valid record: {problem}")
     return record
@@ -124,6 +96,18 @@ def write_record(record: Record, path: Path) -> None:
         write_text(path, text)
     except OSError as error:
         raise SuiteError(f"{path}: the record cannot be written: {error.strerror}") from error
+
+
+def expand(record: Record) -> list[Record]:
+    """Return a record for each of the rows of one; the record itself where it has none."""
+    rows = record.get("rows")
+    if not rows:
+        return [record]
+    shared = {name: value for name, value in record.items() if name not in ("rows", "series")}
+    return [
+        shared | row | {"hardware": record["hardware"] | _describe_device(row["conditions"])}
+        for row in rows
+    ]
 
 
 def format_metrics(record: Record) -> str:
@@ -151,7 +135,7 @@ def load_record(path: Path) -> Record:
         raise InputError(f"{path}: not a record: nested too deeply") from error
     except ValueError as error:
         raise InputError(f"{path}: not a record: {error}") from error
-    problem = _find_problem(record)
+    problem = find_problem(record)
     if problem:
         raise InputError(f"{path}: not a record: {problem}")
     return record
@@ -196,90 +180,5 @@ def _unite_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {_show(twice)} is given twice")
+        raise ValueError(f"key {show(twice)} is given twice")
     return found
-
-
-def _find_problem(record: Any) -> str:
-    """Say what keeps a value from being a record; nothing where it is one."""
-    if not isinstance(record, dict):
-        return "expected a JSON object"
-    return (
-        _find_value_problem(record, place="", depth=0)
-        or _find_field_problem(record)
-        or _find_content_problem(record)
-        or _find_detail_problem(record)
-    )
-
-
-def _find_value_problem(value: Any, *, place: str, depth: int) -> str:
-    if depth > _MAX_DEPTH:
-        return f"nested more than {_MAX_DEPTH} levels deep"
-    if value is None or isinstance(value, str | bool):
-        return ""
-    if isinstance(value, int | float):
-        # Also refuses integers that no double can hold.
-        finite = -sys.float_info.max <= value <= sys.float_info.max
-        return "" if finite else f"{place}: expected a finite number"
-    if not isinstance(value, dict | list):
-        return f"{place}: expected a JSON value, got {_show(value)}"
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in items:
-        if isinstance(value, dict) and not isinstance(key, str):
-            return f"{place}: expected text as key, got {_show(key)}"
-        inner = f"{place}.{key}" if place else str(key)
-        problem = _find_value_problem(item, place=inner[:60], depth=depth + 1)
-        if problem:
-            return problem
-    return ""
-
-
-def _find_field_problem(record: Record) -> str:
-    if record.get("schema") != SCHEMA:
-        return f"schema is {_show(record.get('schema'))}, this version reads '{SCHEMA}'"
-    missing = sorted(_FIELD_TYPES.keys() - record.keys())
-    if missing:
-        return f"field {missing[0]!r} is missing"
-    unknown = sorted(map(str, record.keys() - _FIELD_TYPES.keys()))
-    if unknown:
-        return f"field {_show(unknown[0])} is unknown"
-    for name, types in _FIELD_TYPES.items():
-        if not isinstance(record[name], types):
-            return f"{name}: expected {_name_types(types)}, got {_show(record[name])}"
-    return ""
-
-
-def _find_content_problem(record: Record) -> str:
-    if record["kind"] not in KINDS:
-        return f"kind: expected one of {', '.join(KINDS)}, got {_show(record['kind'])}"
-    try:
-        datetime.strptime(record["created"], "%Y-%m-%dT%H:%M:%S%z")
-    except ValueError:
-        return f"created: expected a time like 2026-01-31T12:00:00Z, got {_show(record['created'])}"
-    for name, value in record["metrics"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            return f"metrics.{name[:60]}: expected a number or null, got {_show(value)}"
-    strange = [note for note in record["notes"] if not isinstance(note, str)]
-    return f"notes: expected text, got {_show(strange[0])}" if strange else ""
-
-
-def _find_detail_problem(record: Record) -> str:
-    for section, details in _DETAIL_TYPES.items():
-        for name, types in details.items():
-            value = record[section].get(name)
-            wrong = not isinstance(value, types) or (isinstance(value, bool) and bool not in types)
-            if value is not None and wrong:
-                return f"{section}.{name}: expected {_name_types(types)}, got {_show(value)}"
-    sides = record["conditions"].get("image_hw") or ()
-    if not all(type(side) is int for side in sides):
-        return f"conditions.image_hw: expected whole numbers, got {_show(sides)}"
-    return ""
-
-
-def _name_types(types: Sequence[type]) -> str:
-    return " or ".join(_TYPE_NAMES[kind] for kind in types)
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

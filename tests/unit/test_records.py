@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from suite.errors import InputError, SuiteError
-from suite.records import KINDS, MAX_RECORD_BYTES, SCHEMA, build_record, load_record, write_record
+from suite.record_rules import KINDS, SCHEMA
+from suite.records import MAX_RECORD_BYTES, build_record, expand, load_record, write_record
 
 numbers = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -183,3 +185,47 @@ def test_a_missing_file_and_a_pipe_are_no_records(tmp_path: Path) -> None:
     for name in ("absent.json", "pipe"):
         with pytest.raises(InputError, match="no such record file"):
             load_record(tmp_path / name)
+
+
+ROW = {
+    "kind": "bench-infer",
+    "subject": {"detector": "ssd_r34"},
+    "conditions": {"device": "cuda", "device_name": "Tesla T4", "devices": 1, "batch": 8},
+    "metrics": {"images_per_second": 12.5},
+}
+
+
+def test_rows_become_records_of_the_machine_they_were_made_on() -> None:
+    whole = build_record(
+        "bench-device",
+        metrics={"seconds": 5},
+        subject={},
+        conditions={},
+        rows=[ROW, ROW | {"metrics": {"images_per_second": 20}}],
+        series={"latency_ms": [1.0, 2]},
+    )
+    rows = expand(whole)
+    assert [row["metrics"]["images_per_second"] for row in rows] == [12.5, 20]
+    assert {row["hardware"]["device"] for row in rows} == {"Tesla T4"}
+    assert {row["hardware"]["cores"] for row in rows} == {whole["hardware"]["cores"]}
+    assert all(row["command"] == whole["command"] and "rows" not in row for row in rows)
+    assert [expand(row) for row in rows] == [[row] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"series": {"latency_ms": [1, "2"]}}, "series.latency_ms: expected a list of numbers"),
+        ({"rows": ["x"]}, "rows.0: expected an object"),
+        ({"rows": [ROW, ROW | {"kind": "guess"}]}, "rows.1: kind: expected one of"),
+        ({"rows": [ROW | {"notes": []}]}, "rows.0: field 'notes' is unknown"),
+        ({"rows": [ROW | {"conditions": {"batch": "8"}}]}, "rows.0: conditions.batch: expected"),
+    ],
+)
+def test_what_rows_and_series_may_not_hold_is_named(
+    record: dict[str, Any], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record | changes))
+    with pytest.raises(InputError, match=re.escape(said)):
+        load_record(path)
