@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from suite.bench.infer import InferenceRequest, bench_infer
+from suite.bench.candidate import InferenceRequest
+from suite.bench.infer import bench_infer
 from suite.checkpoint import list_checkpoints
 from suite.data.synthetic import write_synthetic
 from suite.deploy.export import export
@@ -69,7 +70,7 @@ def demo(folder: Path) -> Path:
     click.echo(f"PyTorch AP {ours.ap:.4f}, AP50 {ours.ap50:.4f}; ONNX Runtime AP {theirs.ap:.4f}")
     click.echo("5/6 benchmark inference, PyTorch and ONNX Runtime, and draw predictions")
     for model in (checkpoint, graph):
-        record = bench_infer(model, InferenceRequest(images=photos, device="cpu", runs=20))
+        record = bench_infer(InferenceRequest(model=model, images=photos, device="cpu", runs=20))
         write_record(record, new_record_path(runs, f"bench-{model.suffix[1:]}"))
     predictions = predict(graph, [str(path) for path in photos], output=runs, device="cpu")
     picture = folder / "predictions.jpg"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from suite.bench.timing import count_warmup
+from suite.bench.timing import count_warmup, time_loading
 from suite.data.batching import RankSteps
 from suite.data.collating import collate
 from suite.data.images import read_image
@@ -172,12 +172,7 @@ def _time_reading(job: Job, steps: range) -> float:
 def _time_loader(job: Job, *, counts: tuple[int, int]) -> float:
     warmup, steps = counts
     with closing(open_batches(job, first_step=0)) as batches:
-        for _ in range(warmup):
-            next(batches)
-        started = time.perf_counter()
-        for _ in range(steps):
-            next(batches)
-        return time.perf_counter() - started
+        return sum(time_loading(batches, warmup=warmup, steps=steps))
 
 
 @contextmanager

@@ -1,188 +1,211 @@
-"""The verb `bench infer`: how fast a checkpoint or a graph detects, and where the time goes.
-
-Every run takes one batch of encoded images through three stages: `pre` decodes and resizes on one
-core, `infer` is the whole `Detect` call (normalisation, network, suppression), `post` makes COCO
-results. Latency is the sum; images/s is of `infer` alone and of all three, one after the other.
-"""
+"""The verb `bench infer`: how fast a checkpoint or a graph detects, and which of two is faster."""
 
 from __future__ import annotations
 
-import itertools
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from tabulate import tabulate
 
+from suite.bench.calm import Calm, Watch
+from suite.bench.candidate import Block, Candidate, InferenceRequest, Measure, open_candidate
+from suite.bench.stable import NUM_BLOCKS, Interval, find_interval, interleave, judge
 from suite.bench.timing import summarise_ms
 from suite.data.assembly import load_dataset
-from suite.data.batching import group_by_canvas
-from suite.data.collating import collate
 from suite.data.formats import Location
 from suite.data.images import read_image_hw
-from suite.data.preparing import prepare_for_evaluation
 from suite.data.sample import ImageFile, Sample
 from suite.data.synthetic import write_synthetic
-from suite.device import Device
-from suite.errors import UsageError
-from suite.evaluation.coco import detections_to_results
-from suite.graph_session import GraphRuntime
 from suite.records import Record, build_record
-from suite.runtime import LoadedDetect, build_model_device, load_detect, null_detect
-from suite.sizing import Sizing
 
 _NUM_GENERATED = 16
+_NULL_RUNS = 20
+_SPEED = "images_per_second"
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferenceRequest:
-    """How to measure.
+@dataclass(frozen=True)
+class _Measured:
+    candidate: Candidate
+    blocks: list[Block]
 
-    Attributes:
-        images: photos; none stands for 16 generated ones.
-        batch: images a run.
-        runs: counted runs, after `warmup` uncounted ones.
-        device: cpu, cuda, npu or auto.
-        precision: of a checkpoint's network, or what OpenVINO computes a graph in; None for fp32,
-            and in ONNX Runtime for the graph's own.
-        runtime: what runs a graph.
-        threads: CPU threads of a graph's runtime, None for its choice.
-        strict_device: see `build_device`.
-    """
+    def seconds(self, stage: str | None = None) -> list[float]:
+        """Return what each run took, in one stage or as a whole."""
+        of_blocks = (block.stages[stage] if stage else block.totals() for block in self.blocks)
+        return list(chain.from_iterable(of_blocks))
 
-    images: Sequence[Path] = ()
-    batch: int = 1
-    runs: int = 50
-    warmup: int = 10
-    device: str = "auto"
-    precision: str | None = None
-    runtime: Literal["ort", "openvino"] | None = None
-    threads: int | None = None
-    strict_device: bool = True
+    def by_block(self, stage: str | None = None) -> list[float]:
+        """Return the median run of each block; offline the mean, where only the sum counts."""
+        average = np.mean if self.candidate.request.scenario == "offline" else np.median
+        of_blocks = (block.stages[stage] if stage else block.totals() for block in self.blocks)
+        return [float(average(seconds)) for seconds in of_blocks]
+
+    def per_image(self, stage: str | None = None) -> list[float]:
+        """Return the seconds of one image in each block."""
+        return [seconds / self.candidate.request.batch for seconds in self.by_block(stage)]
 
 
-def bench_infer(model: Path, request: InferenceRequest) -> Record:
+def bench_infer(request: InferenceRequest) -> Record:
     """Measure a model and return the record.
 
     Raises:
         InputError: the model or an image is unusable.
         MissingEnvironment: the device or its execution provider is absent.
-        UsageError: precision or threads are asked for where they have no effect.
+        UsageError: precision, runtime or threads are asked for where they have no effect.
     """
-    _require_effect(model, request)
-    is_graph = model.suffix == ".onnx"
-    device = build_model_device(
-        model,
-        "cpu" if request.runtime == "openvino" and request.device == "auto" else request.device,
-        "fp32" if is_graph else request.precision or "fp32",
-        strict=request.strict_device,
-    )
-    loaded = load_detect(model, device=device, runtime=_graph_runtime(request))
-    with tempfile.TemporaryDirectory() as scratch:
-        samples = _photo_samples(request.images) or _generated_samples(Path(scratch))
-        device.reset_peak_memory()
-        stages, num_detections = _time_stages(loaded, device, samples, request)
-        floor = _time_null(loaded, device, samples, request)
-    counted = {name: seconds[request.warmup :] for name, seconds in stages.items()}
-    totals = [sum(run) for run in zip(*counted.values(), strict=True)]
-    metrics: dict[str, float | int | None] = dict(summarise_ms(totals, prefix="latency"))
-    for name, seconds in counted.items():
-        metrics |= summarise_ms(seconds, prefix=name)
-    metrics["images_per_second"] = request.batch / float(np.median(counted["infer"]))
-    metrics["images_per_second_end_to_end"] = request.batch / float(np.median(totals))
-    metrics["harness_ms_p50"] = float(np.median(floor)) * 1000
-    metrics["detections_per_image"] = num_detections / (len(totals) * request.batch)
-    metrics["peak_memory_bytes"] = device.peak_memory_bytes()
+    with _samples_of(request.images) as samples:
+        candidate = open_candidate(request, samples)
+        candidate.device.reset_peak_memory()
+        (measured,), calm = _measure([candidate], stable=request.stable)
+        floor = _measure_null(candidate)
     return build_record(
         "bench-infer",
+        metrics=_summarise(measured) | floor,
+        subject=candidate.loaded.subject,
+        conditions={**_describe(measured), **calm.as_conditions()},
+        notes=calm.notes() if request.stable else (),
+        series={"latency_ms": [1000 * seconds for seconds in measured.seconds()]},
+    )
+
+
+def compare_infer(a: InferenceRequest, b: InferenceRequest) -> Record:
+    """Measure two models, or two ways to run one, in turn; return the record.
+
+    Raises:
+        as `bench_infer`.
+    """
+    with _samples_of(a.images) as samples:
+        candidates = [open_candidate(request, samples) for request in (a, b)]
+        measured, calm = _measure(candidates, stable=True)
+    metrics: dict[str, float] = {}
+    for name, one in zip("ab", measured, strict=True):
+        of_side = _intervals(one) | {"detections_per_image": _detections_per_image(one)}
+        metrics |= {f"{name}_{key}": value for key, value in of_side.items()}
+    whole = judge(*(one.per_image() for one in measured))
+    metrics |= whole.ratio.as_metrics("ratio")
+    if a.scenario == "single-stream":
+        network = judge(*(one.per_image("infer") for one in measured))
+        metrics |= network.ratio.as_metrics("infer_ratio")
+    return build_record(
+        "bench-compare",
         metrics=metrics,
-        subject=loaded.subject,
-        conditions=_describe(loaded, device, request),
+        subject={name: _describe_side(one) for name, one in zip("ab", measured, strict=True)},
+        conditions={
+            **_describe(measured[0]),
+            **calm.as_conditions(),
+            "winner": whole.winner or "none, the intervals overlap",
+        },
+        notes=calm.notes(),
     )
 
 
-def _require_effect(model: Path, request: InferenceRequest) -> None:
-    if model.suffix == ".onnx":
-        if request.precision is not None and request.runtime != "openvino":
-            raise UsageError(
-                f"--precision {request.precision}: {model} has its own precision; leave it out, "
-                "measure the checkpoint, or try --runtime openvino"
-            )
-        if request.precision not in (None, "fp32", "bf16"):
-            raise UsageError(f"--precision {request.precision}: OpenVINO has fp32 and bf16")
-    elif request.threads is not None:
-        raise UsageError(
-            f"--threads {request.threads}: is for graphs; {model} runs in PyTorch, "
-            "whose threads OMP_NUM_THREADS sets"
-        )
-    elif request.runtime is not None:
-        raise UsageError(f"--runtime {request.runtime}: is for graphs; {model} runs in PyTorch")
-
-
-def _graph_runtime(request: InferenceRequest) -> GraphRuntime:
-    return GraphRuntime(
-        name=request.runtime or "ort",
-        precision="bf16" if request.precision == "bf16" and request.runtime else "fp32",
-        threads=request.threads,
+def format_comparison(record: Record) -> str:
+    """Render both sides as a table, and which of them is faster as a sentence."""
+    metrics, winner = record["metrics"], record["conditions"]["winner"]
+    facts = ("file", "runtime", "precision", "threads", "batch")
+    rows = [[name, *(str(record["subject"][side][name]) for side in "ab")] for name in facts]
+    for name in ("latency_ms_p50", "images_per_second"):
+        rows.append([name, *(_with_bounds(metrics, f"{side}_{name}") for side in "ab")])
+    rows.append(
+        ["detections", *(f"{metrics[f'{side}_detections_per_image']:.1f}" for side in "ab")]
     )
+    table = tabulate(rows, headers=["", "a", "b"], disable_numparse=True)
+    judged = f"{winner} is faster" if winner in ("a", "b") else "no winner: the intervals overlap"
+    said = f"b runs at {_with_bounds(metrics, 'ratio')} of the speed of a; {judged}"
+    return "\n".join([table, "", said, *record["notes"]])
 
 
-def _time_stages(
-    loaded: LoadedDetect, device: Device, samples: Sequence[Sample], request: InferenceRequest
-) -> tuple[dict[str, list[float]], int]:
-    stages: dict[str, list[float]] = {"pre": [], "infer": [], "post": []}
-    num_detections = 0
-    for run, batch_samples in enumerate(_batches(samples, loaded.sizing, request)):
-        started = time.perf_counter()
-        batch = collate([prepare_for_evaluation(sample, loaded.sizing) for sample in batch_samples])
-        prepared = time.perf_counter()
-        found = loaded.detect(batch.images)
-        device.synchronize()
-        detected = time.perf_counter()
-        for answer in found:
-            detections_to_results(
-                0, answer.boxes_xyxy, answer.scores, answer.labels, loaded.category_ids
+def _with_bounds(metrics: dict[str, float], name: str) -> str:
+    bounds = f"{metrics[f'{name}_low']:.4g} to {metrics[f'{name}_high']:.4g}"
+    return f"{metrics[name]:.4g} ({bounds})"
+
+
+@contextmanager
+def _samples_of(images: Sequence[Path]) -> Iterator[list[Sample]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        yield _photo_samples(images) or _generated_samples(Path(scratch))
+
+
+def _measure(candidates: Sequence[Candidate], *, stable: bool) -> tuple[list[_Measured], Calm]:
+    num_blocks = NUM_BLOCKS if stable else 1
+    watch = Watch()
+    with ExitStack() as stack:
+        measures = [
+            partial(
+                _look_and_measure,
+                watch,
+                stack.enter_context(candidate.measuring()),
+                -(-candidate.request.runs // num_blocks),
             )
-        finished = time.perf_counter()
-        stages["pre"].append(prepared - started)
-        stages["infer"].append(detected - prepared)
-        stages["post"].append(finished - detected)
-        if run >= request.warmup:
-            num_detections += sum(len(answer.scores) for answer in found)
-    return stages, num_detections
+            for candidate in candidates
+        ]
+        blocks = interleave(measures, num_blocks=num_blocks)
+    found = [_Measured(*pair) for pair in zip(candidates, blocks, strict=True)]
+    return found, watch.finish()
 
 
-def _time_null(
-    loaded: LoadedDetect, device: Device, samples: Sequence[Sample], request: InferenceRequest
-) -> list[float]:
-    """Time the `infer` stage without a network: moving, normalising and cutting alone."""
-    on_device = loaded.runtime.startswith("torch")  # graphs are fed from the CPU
-    place = device.torch_device if on_device else torch.device("cpu")
-    detect = null_detect(place)
-    batch_samples = next(_batches(samples, loaded.sizing, request))
-    batch = collate([prepare_for_evaluation(sample, loaded.sizing) for sample in batch_samples])
-    seconds = []
-    for _ in range(request.warmup + request.runs):
-        started = time.perf_counter()
-        detect(batch.images)
-        device.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return seconds[request.warmup :]
+def _look_and_measure(watch: Watch, measure: Measure, runs: int) -> Block:
+    watch.look()
+    return measure(runs)
 
 
-def _batches(
-    samples: Sequence[Sample], sizing: Sizing, request: InferenceRequest
-) -> Iterator[list[Sample]]:
-    """Yield the images of each run, all of one canvas; each canvas has its share of the runs."""
-    groups = group_by_canvas(samples, sizing)
-    streams = {canvas: itertools.cycle(group) for canvas, group in groups.items()}
-    for sample in itertools.islice(itertools.cycle(samples), request.warmup + request.runs):
-        stream = streams[sizing.canvas_hw(sample.image_hw)]
-        yield [samples[index] for index in itertools.islice(stream, request.batch)]
+def _measure_null(candidate: Candidate) -> dict[str, float]:
+    """Price the harness: the same without a network."""
+    with candidate.null().measuring() as measure:
+        block = measure(_NULL_RUNS)
+    if candidate.request.scenario == "offline":
+        seconds = float(np.mean(block.stages["whole"]))
+        return {"images_per_second_null": candidate.request.batch / seconds}
+    return {"harness_ms_p50": 1000 * float(np.median(block.stages["infer"]))}
+
+
+def _summarise(measured: _Measured) -> dict[str, float | int | None]:
+    request = measured.candidate.request
+    metrics: dict[str, float | int | None] = dict(
+        summarise_ms(measured.seconds(), prefix="latency")
+    )
+    intervals = _intervals(measured)
+    # Of a single block there is no interval.
+    metrics |= intervals if request.stable else {_SPEED: intervals[_SPEED]}
+    if request.scenario == "single-stream":
+        for stage in ("pre", "infer", "post"):
+            metrics |= summarise_ms(measured.seconds(stage), prefix=stage)
+        metrics[f"{_SPEED}_end_to_end"] = request.batch / float(np.median(measured.by_block()))
+    metrics["energy_j_per_image"] = _energy_per_image(measured)
+    metrics["detections_per_image"] = _detections_per_image(measured)
+    metrics["peak_memory_bytes"] = measured.candidate.device.peak_memory_bytes()
+    return metrics
+
+
+def _intervals(measured: _Measured) -> dict[str, float]:
+    """Return latency and throughput with their bounds."""
+    batch = measured.candidate.request.batch
+    stage = "infer" if measured.candidate.request.scenario == "single-stream" else None
+    latency = find_interval(measured.by_block())
+    in_ms = Interval(*(1000 * value for value in (latency.median, latency.low, latency.high)))
+    speed = find_interval(measured.by_block(stage)).inverse(batch)
+    return in_ms.as_metrics("latency_ms_p50") | speed.as_metrics(_SPEED)
+
+
+def _num_images(measured: _Measured) -> int:
+    return len(measured.seconds()) * measured.candidate.request.batch
+
+
+def _detections_per_image(measured: _Measured) -> float:
+    return sum(block.num_detections for block in measured.blocks) / _num_images(measured)
+
+
+def _energy_per_image(measured: _Measured) -> float | None:
+    joules = [block.energy.joules for block in measured.blocks]
+    known = [value for value in joules if value is not None]
+    return sum(known) / _num_images(measured) if len(known) == len(joules) else None
 
 
 def _photo_samples(paths: Sequence[Path]) -> list[Sample]:
@@ -198,25 +221,45 @@ def _generated_samples(scratch: Path) -> list[Sample]:
     return list(load_dataset(location).samples)
 
 
-def _describe(loaded: LoadedDetect, device: Device, request: InferenceRequest) -> dict[str, Any]:
+def _describe(measured: _Measured) -> dict[str, Any]:
+    request, loaded = measured.candidate.request, measured.candidate.loaded
+    window = {
+        "single-stream": "infer stage, median over the counted runs",
+        "offline": "whole pass, loading at the same time, after what was loaded ahead",
+    }
     return {
-        **device.describe(),
+        **measured.candidate.device.describe(),
+        "scenario": request.scenario,
         "precision": loaded.precision,
         "runtime": loaded.runtime,
         "batch": request.batch,
         "devices": 1,
         "image_hw": list(loaded.sizing.nominal_hw),
-        "n": request.runs,
+        "n": len(measured.seconds()),
+        "blocks": len(measured.blocks),
         "warmup": request.warmup,
-        "threads": _threads(loaded, request),
+        "threads": _threads(measured.candidate),
         "images": "given" if request.images else "generated",
         "scope": "global",
-        "window": "infer stage, median over the counted runs",
+        "window": window[request.scenario],
+        "energy_sensor": measured.blocks[0].energy.sensor,
+        **({"workers": request.workers} if request.scenario == "offline" else {}),
     }
 
 
-def _threads(loaded: LoadedDetect, request: InferenceRequest) -> int | str:
+def _describe_side(measured: _Measured) -> dict[str, Any]:
+    loaded = measured.candidate.loaded
+    return loaded.subject | {
+        "file": measured.candidate.request.model.name,
+        "precision": loaded.precision,
+        "runtime": loaded.runtime,
+        "threads": _threads(measured.candidate),
+        "batch": measured.candidate.request.batch,
+    }
+
+
+def _threads(candidate: Candidate) -> int | str:
     """Return the CPU threads in effect; runtimes of graphs do not tell their own choice."""
-    if loaded.runtime.startswith("torch"):
+    if candidate.loaded.runtime.startswith("torch"):
         return torch.get_num_threads()
-    return request.threads or "default"
+    return candidate.request.threads or "default"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from suite.data.collating import Batch
 from suite.errors import UsageError
 from suite.training.job import Job
 
@@ -32,3 +34,15 @@ def count_warmup(job: Job, *, warmup: int, steps: int) -> int:
             f"{needed} to warm up (--warmup, and twice data.workers + 1) and --steps {steps} need"
         )
     return needed
+
+
+def time_loading(batches: Iterator[Batch], *, warmup: int, steps: int) -> list[float]:
+    """Return the seconds that each of the `steps` batches after `warmup` ones took to come."""
+    for _ in range(warmup):
+        next(batches)
+    marks = [time.perf_counter()]
+    for _ in range(steps):
+        next(batches)
+        marks.append(time.perf_counter())
+    seconds: list[float] = np.diff(marks).tolist()
+    return seconds

@@ -6,7 +6,7 @@ are watched in `workers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -128,6 +128,20 @@ def iterate_evaluation(
     batches = evaluation_batches(
         evaluation_set.samples, evaluation_set.sizing, batch_size=batch_size
     )
+    yield from iterate_chosen(evaluation_set, batches, workers=workers)
+
+
+def iterate_chosen(
+    evaluation_set: EvaluationSet, batches: Iterable[list[int]], *, workers: Workers
+) -> Generator[Batch]:
+    """Yield batches of chosen samples, each of one canvas, in the order given.
+
+    Args:
+        batches: indices of the samples of each; may have no end, then close the generator.
+
+    Raises:
+        InputError, SuiteError: as `iterate_training`.
+    """
     yield from load_batches(evaluation_set, batches, collate=_collate_or_error, workers=workers)
 
 
