@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from suite.cli.flags import (
 from suite.cli.ranks import RESTARTS, Placement, on_devices, placement_of
 
 if TYPE_CHECKING:
+    from suite.evaluation.judging import Judging
     from suite.launch.worker import Worker
 
 _SEED_FLAGS = "The flags of the Ascend ModelZoo's scripts work too: see recipes/FROM_MODELZOO.md."
@@ -42,6 +44,9 @@ _SEED_FLAGS = "The flags of the Ascend ModelZoo's scripts work too: see recipes/
 @RESTARTS
 @STRICT_DEVICE
 @click.option("--no-eval", is_flag=True, help="Do not evaluate the final weights.")
+@click.option("--log-format", type=click.Choice(["plain", "modelzoo"]), default="plain",
+              show_default=True,
+              help="modelzoo: also log steps as the Ascend ModelZoo's SSD does.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the run's record.")
 def train(
     recipe: str,
@@ -96,27 +101,46 @@ def train(
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32",
               show_default=True, help="What OpenVINO computes a graph in.")  # fmt: skip
 @click.option("--results", type=FILE, help="Judge saved COCO results instead of a model.")
-@click.option("--annotations", type=FILE, help="Ground truth of --results.")
+@click.option("--annotations", type=FILE, help="Ground truth of --results or --compare.")
+@click.option("--compare", type=(FILE, FILE), metavar="A B",
+              help="Compare two files of saved results on the same images.")  # fmt: skip
+@click.option("--referee", type=click.Choice(["pycocotools", "hotcoco"]),
+              help="Who judges; hotcoco, the fast one, where it is installed.")  # fmt: skip
+@click.option("--analyse", is_flag=True,
+              help="Say what AP is lost by; writes eval/analysis.json too.")  # fmt: skip
+@click.option("--bootstrap", "resamples", type=click.IntRange(100, 100_000), metavar="N",
+              help="95 % interval of AP from N resamples of the images.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of the resamples.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON document.")
 def eval_(
     model: Path | None,
     recipe: str | None,
     results: Path | None,
     annotations: Path | None,
+    compare: tuple[Path, Path] | None,
     devices: int,
     as_json: bool,
     **request: Any,
 ) -> None:
     """Judge MODEL (.pth or .onnx), or saved results, by COCO's twelve numbers."""
-    if results is not None and annotations is not None and model is None:
-        evaluation, folder = _judge_results(results, annotations, request["output"])
+    num_given = sum(source is not None for source in (model, results, compare))
+    if num_given != 1 or (annotations is None) != (model is not None):
+        raise click.UsageError("give MODEL, or --results or --compare together with --annotations")
+    asked = {key: request.pop(key) for key in ("referee", "analyse", "resamples", "seed")}
+    if compare is not None and annotations is not None:
+        _compare_results(compare, annotations, asked, as_json)
+        return
+    judging = _build_judging(asked)
+    if results is not None and annotations is not None:
+        evaluation, folder = _judge_results(results, annotations, request["output"], judging)
         _show_evaluation(evaluation, folder, as_json)
         return
-    if model is None or results is not None or annotations is not None:
-        raise click.UsageError("give either MODEL, or --results together with --annotations")
+    assert model is not None
 
     def run(worker: Worker) -> None:
-        evaluation, folder = _judge_model(model, recipe, request | {"worker": worker})
+        own = request | {"worker": worker, "judging": judging}
+        evaluation, folder = _judge_model(model, recipe, own)
         if worker.rank == 0:
             _show_evaluation(evaluation, folder, as_json)
 
@@ -125,21 +149,59 @@ def eval_(
 
 
 def _show_evaluation(evaluation: Any, folder: Path, as_json: bool) -> None:
+    from suite.records import load_record
+
+    record = load_record(folder / "record.json")
+    metrics, conditions = record["metrics"], record["conditions"]
     if as_json:
-        figures = evaluation.numbers() | {"per_class_ap": evaluation.per_class_ap}
+        judged = {key: conditions[key] for key in ("referee", "analysis") if key in conditions}
+        figures = metrics | {"per_class_ap": evaluation.per_class_ap} | judged
         print_json("suite.eval/1", folder=str(folder), **figures)
         return
     from suite.evaluation.coco import format_evaluation, modelzoo_line
 
     click.echo(format_evaluation(evaluation))
+    if metrics.get("ap_low") is not None:
+        low, high = 100 * metrics["ap_low"], 100 * metrics["ap_high"]
+        click.echo(f"AP, 95 % interval: {low:.2f} to {high:.2f}")
+    if "analysis" in conditions:
+        _show_analysis(folder / conditions["analysis"])
     click.echo(modelzoo_line(evaluation))
     click.echo(str(folder))
 
 
-def _judge_results(results: Path, annotations: Path, output: Path) -> Any:
+def _show_analysis(path: Path) -> None:
+    from suite.evaluation.analysis import format_analysis
+
+    click.echo(f"\n{format_analysis(json.loads(path.read_text(encoding='utf-8')))}\n")
+
+
+def _build_judging(asked: dict[str, Any]) -> Judging:
+    from suite.evaluation.judging import Judging
+
+    return Judging(**asked | {"resamples": asked["resamples"] or 0})
+
+
+def _compare_results(
+    results: tuple[Path, Path], annotations: Path, asked: dict[str, Any], as_json: bool
+) -> None:
+    from suite.evaluation.bootstrap import DEFAULT_RESAMPLES
+    from suite.evaluation.comparison import compare_results, format_comparison
+
+    if asked["analyse"]:
+        raise click.UsageError("--analyse is for one set of results; give it with --results")
+    judging = _build_judging(asked | {"resamples": asked["resamples"] or DEFAULT_RESAMPLES})
+    comparison = compare_results(*results, annotations, judging=judging)
+    if as_json:
+        print_json("suite.eval-compare/1", **comparison.as_dict())
+    else:
+        click.echo(format_comparison(comparison))
+
+
+def _judge_results(results: Path, annotations: Path, output: Path, judging: Judging) -> Any:
     from suite.evaluation.model import evaluate_results
 
-    return evaluate_results(results, annotations, output=output)
+    return evaluate_results(results, annotations, output=output, judging=judging)
 
 
 def _judge_model(model: Path, recipe: str | None, request: dict[str, Any]) -> Any:

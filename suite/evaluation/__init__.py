@@ -59,7 +59,7 @@ def evaluate(
     progress: Callable[[int], None] = lambda _: None,
     ranks: Ranks | None = None,
 ) -> tuple[Evaluation, list[dict[str, Any]]]:
-    """Detect on every image of a data set and let pycocotools judge; also return the results.
+    """Detect on every image of a data set and let the referee judge; also return the results.
 
     The arguments are those of `detect_dataset`.
     """

@@ -1,4 +1,4 @@
-"""COCO's twelve numbers for box detections, with pycocotools as the referee.
+"""COCO's twelve numbers for box detections, judged by pycocotools or its equal.
 
 Ground truth is a COCO dictionary (images, annotations, categories); results are COCO's result list,
 one dictionary a detection with image_id, category_id, bbox (xywh, pixels of the original image) and
@@ -8,22 +8,23 @@ Numbers are fractions; `None` where the ground truth has nothing of the kind (py
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 from torch import Tensor
 
-from suite.evaluation.coco_files import require_valid_results
+from suite.evaluation.columns import Columns, Floats, read_columns
+from suite.evaluation.referees import (
+    Referee,
+    choose_referee,
+    judge_by_hotcoco,
+    judge_by_pycocotools,
+)
 
 BOX_DECIMALS = 3
 SCORE_DECIMALS = 6
@@ -54,6 +55,7 @@ class Evaluation:
         ap: mean over IoU 0.50:0.95 and classes; small is below 32^2 pixels, large above 96^2.
         ar1: recall with at most that many detections per image.
         per_class_ap: class name -> `ap` of that class alone, in the order of the category ids.
+        referee: who judged, with its version.
     """
 
     ap: float | None
@@ -71,40 +73,55 @@ class Evaluation:
     per_class_ap: dict[str, float | None]
     num_images: int
     num_detections: int
+    referee: str
 
     def numbers(self) -> dict[str, float | None]:
         """Return the twelve numbers by name, what a record keeps."""
         return {field: getattr(self, field) for field, *_ in _METRICS}
 
 
-def evaluate_coco(ground_truth: dict[str, Any], results: list[dict[str, Any]]) -> Evaluation:
+def evaluate_coco(
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    *,
+    referee: Referee | None = None,
+) -> Evaluation:
     """Score results against ground truth; neither argument is changed.
 
-    Annotation ids are renumbered from 1 on the way in: pycocotools takes a match with annotation 0
-    for no match, and duplicate ids for one box. An annotation without area counts with its box's.
+    Args:
+        referee: who judges; None: hotcoco where it is installed, else pycocotools.
 
     Raises:
         InputError: a result names an unknown image or category, or its box or score is no number.
+        MissingEnvironment: the referee is not installed.
     """
-    require_valid_results(ground_truth, results)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports progress by print
-        referee = COCOeval(
-            _index(ground_truth, map(_true_box, ground_truth["annotations"])),
-            _index(ground_truth, map(_detected_box, results)),
-            "bbox",
-        )
-        referee.evaluate()
-        referee.accumulate()
-        referee.summarize()
+    return judge_columns(
+        read_columns(ground_truth, results), ground_truth, results, referee=referee
+    )
+
+
+def judge_columns(
+    columns: Columns,
+    ground_truth: dict[str, Any],
+    results: list[dict[str, Any]],
+    *,
+    referee: Referee | None = None,
+) -> Evaluation:
+    """Do what `evaluate_coco` does, for one who has read the columns of the same two already."""
+    if choose_referee(referee) == "hotcoco":
+        verdict = judge_by_hotcoco(columns)
+    else:
+        verdict = judge_by_pycocotools(ground_truth, results)
     twelve = {
         metric[0]: _none_if_absent(value)
-        for metric, value in zip(_METRICS, referee.stats.tolist(), strict=True)
+        for metric, value in zip(_METRICS, verdict.stats, strict=True)
     }
     return Evaluation(
         **twelve,
-        per_class_ap=_per_class_ap(referee, ground_truth["categories"]),
+        per_class_ap=_per_class_ap(verdict.precision, columns.class_names),
         num_images=len(ground_truth["images"]),
         num_detections=len(results),
+        referee=verdict.referee,
     )
 
 
@@ -165,62 +182,15 @@ def modelzoo_line(evaluation: Evaluation) -> str:
     return f"Eval results: {named}"
 
 
-def _index(ground_truth: dict[str, Any], boxes: Iterable[dict[str, Any]]) -> COCO:
-    # Not `COCO.loadRes`, which fails on an empty list and writes into the caller's dictionaries.
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": image["id"]} for image in ground_truth["images"]],
-        "categories": [{"id": category["id"]} for category in ground_truth["categories"]],
-        "annotations": [{**box, "id": number} for number, box in enumerate(boxes, start=1)],
-    }
-    coco.createIndex()
-    return coco
-
-
-def _true_box(annotation: dict[str, Any]) -> dict[str, Any]:
-    _, _, width, height = annotation["bbox"]
-    return {
-        "image_id": annotation["image_id"],
-        "category_id": annotation["category_id"],
-        "bbox": annotation["bbox"],
-        "area": annotation.get("area", width * height),
-        "iscrowd": annotation.get("iscrowd", 0),
-    }
-
-
-def _detected_box(result: dict[str, Any]) -> dict[str, Any]:
-    _, _, width, height = result["bbox"]
-    return {
-        "image_id": result["image_id"],
-        "category_id": result["category_id"],
-        "bbox": result["bbox"],
-        "area": width * height,
-        "iscrowd": 0,
-        "score": result["score"],
-    }
-
-
 def _none_if_absent(value: float) -> float | None:
     return None if value == -1 else value
 
 
-def _per_class_ap(referee: COCOeval, categories: list[dict[str, Any]]) -> dict[str, float | None]:
-    # precision: [IoU, recall, class, area, max dets]; first area: all sizes, last max dets: 100.
-    precision = referee.eval["precision"][:, :, :, 0, -1]
+def _per_class_ap(precision: Floats, names: Sequence[str]) -> dict[str, float | None]:
     return {
         name: _none_if_absent(float(precision[:, :, position].mean()))
-        for position, name in enumerate(_class_names(categories))
+        for position, name in enumerate(names)
     }
-
-
-def _class_names(categories: list[dict[str, Any]]) -> list[str]:
-    ordered = sorted(categories, key=lambda category: category["id"])
-    names = [str(category.get("name", category["id"])) for category in ordered]
-    uses = Counter(names)
-    return [
-        name if uses[name] == 1 else f"{name} ({category['id']})"
-        for name, category in zip(names, ordered, strict=True)
-    ]
 
 
 def _float64(values: Tensor | NDArray[Any]) -> NDArray[np.float64]:

@@ -6,8 +6,10 @@ asks for more: boxes and scores are finite, sides at least 0. It asks for less o
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,9 +111,22 @@ def _is_finite(value: object) -> bool:
 def _load_json(path: Path) -> Any:
     content = read_bounded(path, limit=MAX_FILE_BYTES, remedy="give a file in COCO's JSON")
     try:
-        return json.loads(content)
+        with _without_collecting():
+            return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from error
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Let the garbage collector rest, which many new dictionaries wake again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _require_image_ids(entries: list[Json], path: Path) -> set[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from suite.data import build_workers, check_classes, load_split
 from suite.data.sample import Dataset
 from suite.device import Device
 from suite.errors import UsageError
-from suite.evaluation import evaluate
-from suite.evaluation.coco import Evaluation, evaluate_coco
+from suite.evaluation import detect_dataset
+from suite.evaluation.analysis import ANALYSIS_PATH, write_analysis
+from suite.evaluation.coco import Evaluation
 from suite.evaluation.coco_files import load_ground_truth, load_results, write_results
+from suite.evaluation.judging import DEFAULT_JUDGING, Judged, Judging, judge
 from suite.files import file_sha256
 from suite.graph_session import ORT, GraphRuntime
 from suite.launch.ranks import Ranks
@@ -43,6 +45,7 @@ class EvaluationRequest:
         strict_device: see `build_device`.
         runtime: what runs a graph.
         worker: which of the ranks that share the images this process is; None: the only one.
+        judging: how the results are judged.
     """
 
     recipe: Recipe | None = None
@@ -54,6 +57,7 @@ class EvaluationRequest:
     strict_device: bool = False
     runtime: GraphRuntime = ORT
     worker: Worker | None = None
+    judging: Judging = DEFAULT_JUDGING
 
 
 def evaluate_model(model: Path, request: EvaluationRequest) -> tuple[Evaluation, Path | None]:
@@ -85,7 +89,7 @@ def _evaluate_on(
     ranks.require_equal({"data": dataset.digest[:12]})
     require_same_classes(loaded, dataset, model)
     progress = Progress(len(dataset.samples), label="evaluate")
-    evaluation, results = evaluate(
+    results = detect_dataset(
         loaded.detect,
         dataset,
         sizing=loaded.sizing,
@@ -95,13 +99,21 @@ def _evaluate_on(
         ranks=ranks,
     )
     progress.close()
+    judged: list[Judged] = []
+
+    def judge_here() -> dict[str, object]:
+        judged.append(judge(dataset.coco, results, request.judging))
+        return asdict(judged[0].evaluation)
+
+    evaluation = Evaluation(**ranks.share(judge_here))
     if not ranks.is_main:
         return evaluation, None
     folder = create_run_folder(request.output, f"eval-{model.stem}")
     write_results(results, folder / RESULTS_PATH)
+    _write_analysis(judged[0], folder)
     record = build_record(
         "eval",
-        metrics=evaluation.numbers(),
+        metrics=judged[0].metrics(),
         subject={**loaded.subject, **_describe_data(section, dataset, loaded, recipe)},
         conditions={
             **device.describe(),
@@ -112,6 +124,7 @@ def _evaluate_on(
             "devices": ranks.num_ranks,
             "image_hw": list(loaded.sizing.nominal_hw),
             "val_images": len(dataset.samples),
+            **judged[0].conditions(),
             **_describe_training(loaded, recipe),
         },
     )
@@ -124,22 +137,30 @@ def _advance(progress: Progress, ranks: Ranks, done: int) -> None:
     ranks.mark(0)
 
 
-def evaluate_results(results: Path, annotations: Path, *, output: Path) -> tuple[Evaluation, Path]:
+def _write_analysis(judged: Judged, folder: Path) -> None:
+    if judged.analysis is not None:
+        write_analysis(judged.analysis, folder / ANALYSIS_PATH)
+
+
+def evaluate_results(
+    results: Path, annotations: Path, *, output: Path, judging: Judging = DEFAULT_JUDGING
+) -> tuple[Evaluation, Path]:
     """Judge saved COCO results; return the figures and the folder of the record.
 
     Raises:
         InputError: a file is unusable, or the results are not of these annotations.
     """
-    evaluation = evaluate_coco(load_ground_truth(annotations), load_results(results))
+    judged = judge(load_ground_truth(annotations), load_results(results), judging)
     record = build_record(
         "eval",
-        metrics=evaluation.numbers(),
+        metrics=judged.metrics(),
         subject={"results_sha256": file_sha256(results), "val_digest": file_sha256(annotations)},
-        conditions={"val_images": evaluation.num_images},
+        conditions={"val_images": judged.evaluation.num_images, **judged.conditions()},
     )
     path = new_record_path(output, f"eval-{results.stem}")
+    _write_analysis(judged, path.parent)
     write_record(record, path)
-    return evaluation, path.parent
+    return judged.evaluation, path.parent
 
 
 def find_recipe_of(model: Path) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from suite.errors import InputError
 from suite.evaluation import detect_dataset
 from suite.evaluation.coco import evaluate_coco
 from suite.evaluation.coco_files import load_ground_truth, load_results
+from suite.evaluation.judging import Judging
 from suite.evaluation.model import EvaluationRequest, evaluate_model, find_recipe_of
 from suite.recipe import Recipe, load_recipe, recipe_to_dict
 from suite.recipe_sections import Resize
@@ -104,6 +106,19 @@ def test_results_and_record_are_written(recipe: Recipe, tmp_path: Path) -> None:
     assert record["metrics"] == evaluate_coco(truth, results).numbers()
     assert (record["kind"], record["conditions"]["val_images"]) == ("eval", 2)
     assert record["subject"]["val_digest"] == load_split(recipe.data, "val").digest
+
+
+def test_a_model_is_judged_as_asked(recipe: Recipe, tmp_path: Path) -> None:
+    model = write_trained(recipe, tmp_path / "model.pth")
+    judging = Judging(referee="pycocotools", analyse=True, resamples=100, seed=1)
+    request = EvaluationRequest(device="cpu", output=tmp_path / "runs", judging=judging)
+    _, folder = evaluate_model(model, request)
+    assert folder is not None
+    record = load_record(folder / "record.json")
+    conditions, metrics = record["conditions"], record["metrics"]
+    assert conditions["referee"].startswith("pycocotools ")
+    assert json.loads((folder / conditions["analysis"]).read_text())["num_images"] == 2
+    assert metrics["ap_low"] <= metrics["ap"] <= metrics["ap_high"]
 
 
 def test_epochs_are_those_behind_the_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
