@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from suite.errors import SuiteError
 from suite.launch.ranks import Ranks
+from suite.modelzoo_log import step_lines
 from suite.progress import Progress
+
+LogFormat = Literal["plain", "modelzoo"]
 
 DIVERGENCE_REMEDY = (
     "lower schedule.base_lr, lengthen schedule.warmup_epochs, or set optimizer.clip_norm"
@@ -41,6 +44,7 @@ class Events:
         global_batch: images a step over all ranks.
         log_every: steps between lines of metrics.
         ranks: which train together; losses are their mean, and only the main one writes files.
+        log_format: "modelzoo" also says each line of metrics as the Ascend ModelZoo's SSD does.
     """
 
     def __init__(
@@ -52,12 +56,14 @@ class Events:
         global_batch: int,
         log_every: int,
         ranks: Ranks | None = None,
+        log_format: LogFormat = "plain",
     ) -> None:
         self._ranks = ranks or Ranks()
         self.step = first_step
         self._num_steps = num_steps
         self._global_batch = global_batch
         self._log_every = log_every
+        self._log_format = log_format
         self._window = _Window()
         self._clock = _Clock()
         self._warm = False
@@ -191,6 +197,9 @@ class Events:
             self.say(f"step {self.step}: skipped {num_skipped} since the last line, not finite")
         self._write_line({"step": self.step, **values, "seconds": self._clock.since_start()})
         self._write_board("train", values)
+        if self._log_format == "modelzoo":
+            for line in step_lines(self.step, speed, lr=lr, loss=loss):
+                self.say(line)
         shown = "skipped" if loss is None else f"loss {loss:.3f}"
         self._status = f"{shown} lr {lr:.2e} {speed:.1f} images/s"
         return Interval(loss, lr, is_last=self.step == self._num_steps)

@@ -1,4 +1,4 @@
-"""The verbs around recipes, reports and the machine."""
+"""The verbs around recipes and the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
@@ -107,41 +107,6 @@ def recipes_diff(first: str, second: str) -> None:
 
 
 @click.command()
-@click.argument("records", nargs=-1)
-@click.option(
-    "--compare", type=click.Choice(["reference"]), help="Put published results beside ours."
-)
-@click.option(
-    "--output", type=FILE, help="Markdown file; by default reports/report.md, else runs/report.md."
-)
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "markdown", "json"]),
-    default="table",
-    show_default=True,
-)
-def report(
-    records: Sequence[str],
-    compare: str | None,
-    output: Path | None,
-    output_format: Literal["table", "markdown", "json"],
-) -> None:
-    """Tabulate RECORDS (files, folders, patterns; by default all of runs/ and reports/records/)."""
-    from suite.report import report as make_report
-    from suite.shipped import shipped_folder
-
-    text = make_report(
-        records,
-        compare=compare,
-        reference_folder=shipped_folder("reference"),
-        output=output,
-        output_format=output_format,
-    )
-    click.echo(text, nl=not text.endswith("\n"))
-
-
-@click.command()
 @click.option("--recipe", metavar="RECIPE",
               help="Hold this machine against what a recipe asks for, a file or a shipped name; "
                    "the flags below override it.")  # fmt: skip
@@ -208,4 +173,4 @@ def completion(shell: str) -> None:
     click.echo(script(root, {}, _PROGRAM, "_SUITE_COMPLETE").source())
 
 
-VERBS = (recipes, report, doctor, demo, completion)
+VERBS = (recipes, doctor, demo, completion)

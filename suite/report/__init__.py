@@ -1,28 +1,57 @@
-"""The verb `report`: our records as tables, beside published results where asked for."""
+"""The verb `report`: our records as tables, beside published results or each other where asked."""
 
 from __future__ import annotations
 
-import glob
-import json
+import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from suite.errors import SuiteError, UsageError
+from suite.errors import CheckFailed, SuiteError, UsageError
 from suite.files import write_text
-from suite.records import MAX_RECORD_BYTES, SCHEMA, load_record
 from suite.report.compare import COMPARED_KINDS, compare_record
+from suite.report.conditions import find_failures, parse_conditions
+from suite.report.documents import render_csv, render_json
+from suite.report.entries import Entry, Selection, load_entries, select_entries
+from suite.report.markdown import render_markdown
+from suite.report.peers import compare_peers
 from suite.report.reference import ReferenceRow, load_reference
-from suite.report.render import Entry, render_json, render_markdown, render_table
+from suite.report.render import render_table
 
-DEFAULT_RECORDS = (Path("runs"), Path("reports/records"))
-DEFAULT_OUTPUTS = (Path("reports/report.md"), Path("runs/report.md"))
+Format = Literal["table", "markdown", "html", "json", "csv"]
+Renderer = Callable[[Sequence[Entry], Sequence[ReferenceRow]], str]
 
-_RENDERERS: dict[str, Callable[[Sequence[Entry], Sequence[ReferenceRow]], str]] = {
+REFERENCE = "reference"
+MAX_PAIRS = 20_000
+_EVERYTHING = Selection()
+_RENDERERS: dict[Format, Renderer] = {
     "table": render_table,
     "markdown": render_markdown,
     "json": render_json,
+    "csv": render_csv,
 }
+_SUFFIXES: dict[str, Format] = {
+    ".md": "markdown",
+    ".html": "html",
+    ".json": "json",
+    ".csv": "csv",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a report is made of.
+
+    Attributes:
+        found: all records that were read.
+        entries: those of them that were selected, with their comparisons.
+        rows: all published rows.
+    """
+
+    found: Sequence[Entry]
+    entries: Sequence[Entry]
+    rows: Sequence[ReferenceRow]
 
 
 def report(
@@ -31,114 +60,146 @@ def report(
     compare: str | None,
     reference_folder: Path,
     output: Path | None,
-    output_format: Literal["table", "markdown", "json"],
+    output_format: Format,
 ) -> str:
     """Return a report on records; without any record it lists the published results.
 
-    A Markdown version is written to `output`. Without `output` and with records it goes to
-    reports/report.md if there is a folder reports/, else to runs/report.md if there is a folder
-    runs/, else nowhere.
-
     Args:
-        records: Files, folders or glob patterns; none stands for `DEFAULT_RECORDS` below the
-            working folder. In a folder every JSON file that holds a record counts, except the
-            manifest of a start.
-        compare: "reference" sets each record beside the published rows of its detector.
-        reference_folder: The folder of published rows.
-        output: Where the Markdown version goes, a name that ends in ``.md``.
-        output_format: Form of the returned text.
+        records: as of `collect`.
+        compare: as of `collect`.
+        reference_folder: the folder of published rows.
+        output: where it is also written, in the form that the name's end says; None: nowhere.
+        output_format: form of the returned text.
 
     Raises:
-        UsageError: An argument is wrong or names no file.
-        InputError: A record or a reference file is damaged or not ours.
+        UsageError: an argument is wrong or names no record.
+        InputError: a record or a reference file is damaged or not ours.
     """
-    _check_arguments(compare, output)
+    if output is not None:
+        format_of(output)
+    findings = collect(records, compare=compare, reference_folder=reference_folder)
+    if output is not None:
+        write_report(findings, output)
+    return render(findings, output_format)
+
+
+def collect(
+    records: Sequence[str | Path],
+    *,
+    compare: str | None,
+    reference_folder: Path,
+    selection: Selection = _EVERYTHING,
+) -> Findings:
+    """Read records, choose among them, and set each beside what it is to be compared with.
+
+    Args:
+        records: files, folders or glob patterns; none stands for runs/ and reports/records/.
+        compare: "reference" for the published rows of each record's detector; else the file,
+            folder or pattern of the records that each is set beside.
+        reference_folder: the folder of published rows.
+        selection: which records, and which metrics of them.
+
+    Raises:
+        UsageError: an argument is wrong or names no record.
+        InputError: a record or a reference file is damaged or not ours.
+    """
     rows = load_reference(reference_folder)
-    entries = [_load_entry(path, rows if compare else None) for path in _find_records(records)]
-    entries.sort(key=lambda entry: entry.record["created"])
-    text = _RENDERERS[output_format](entries, rows)
-    target = output or (_default_output() if entries else None)
-    if target is None:
-        return text
-    _write_markdown(render_markdown(entries, rows), target)
-    return f"{text}\nWritten: {target}\n" if output_format == "table" else text
+    found = load_entries(records)
+    chosen = [
+        replace(entry, metrics=tuple(dict.fromkeys(selection.metrics)))
+        for entry in select_entries(found, selection)
+    ]
+    if compare == REFERENCE:
+        chosen = [_beside_rows(entry, rows) for entry in chosen]
+    elif compare is not None:
+        chosen = _beside_records(chosen, _load_peers(compare))
+    return Findings(found=found, entries=chosen, rows=rows)
 
 
-def _check_arguments(compare: str | None, output: Path | None) -> None:
-    if compare not in (None, "reference"):
-        raise UsageError(f"--compare {compare}: unknown comparison; known is 'reference'")
-    if output is not None and output.suffix != ".md":
-        raise UsageError(f"--output {output}: the report is Markdown; give a name ending in .md")
+def render(findings: Findings, output_format: Format) -> str:
+    """Return a report as text of a form."""
+    return _renderer(output_format)(findings.entries, findings.rows)
 
 
-def _default_output() -> Path | None:
-    return next((path for path in DEFAULT_OUTPUTS if path.parent.is_dir()), None)
+def format_of(output: Path) -> Format:
+    """Return the form that the end of a file's name asks for.
+
+    Raises:
+        UsageError: it asks for none.
+    """
+    found = _SUFFIXES.get(output.suffix.lower())
+    if found is None:
+        raise UsageError(f"--output {output}: give a name that ends in {', '.join(_SUFFIXES)}")
+    _renderer(found)
+    return found
 
 
-def _find_records(given: Sequence[str | Path]) -> list[Path]:
-    if not given:
-        return sorted(path for folder in DEFAULT_RECORDS for path in _find_in_folder(folder))
-    found: set[Path] = set()
-    for argument in given:
-        paths = _find_argument(Path(argument))
-        if not paths:
-            raise UsageError(
-                f"{argument}: no record here (a record is JSON with schema '{SCHEMA}')"
-            )
-        found.update(paths)
-    return sorted(found)
+def write_report(findings: Findings, output: Path) -> None:
+    """Write a report in the form that the file's name asks for; it appears whole or not at all.
 
-
-def _find_argument(path: Path) -> list[Path]:
-    if path.is_dir():
-        return _find_in_folder(path)
-    if path.is_file():
-        return [path]
-    # Path.glob takes no absolute pattern.
-    found = glob.glob(str(path), recursive=True)  # noqa: PTH207
-    return [Path(name) for name in found]
-
-
-def _find_in_folder(folder: Path) -> list[Path]:
-    visible = (path for path in folder.rglob("*.json") if not path.name.startswith("."))
-    return [path for path in visible if path.is_file() and _is_record(path)]
-
-
-def _is_record(path: Path) -> bool:
-    """Whether a file counts as a record, sound or not; all others are somebody else's."""
-    if path.match("record*.json"):
-        return True
-    if path.stat().st_size > MAX_RECORD_BYTES:
-        return False
-    content = path.read_bytes()
-    if f'"{SCHEMA}"'.encode() not in content:
-        return False
+    Raises:
+        UsageError: the name asks for no form, or is that of a record that was read.
+        SuiteError: the file cannot be written.
+    """
+    form = format_of(output)
+    if any(entry.path.absolute() == output.absolute() for entry in findings.found):
+        raise UsageError(f"--output {output}: that is one of the records; give another name")
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return True  # damaged: loading it says how
-    wanted = isinstance(document, dict) and document.get("schema") == SCHEMA
-    return wanted and document.get("kind") != "manifest"
-
-
-def _load_entry(path: Path, rows: Sequence[ReferenceRow] | None) -> Entry:
-    record = load_record(path)
-    wanted = rows is not None and record["kind"] in COMPARED_KINDS
-    return Entry(_name_record(path), record, compare_record(record, rows or ()) if wanted else None)
-
-
-def _name_record(path: Path) -> str:
-    """Name a record by its run folder, or by its file where a folder holds several."""
-    if path.is_absolute() and path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
-    elif path.is_absolute():
-        path = Path(path.parent.name, path.name)
-    name = path.parent if path.name == "record.json" else path.with_suffix("")
-    return name.as_posix()
-
-
-def _write_markdown(text: str, target: Path) -> None:
-    try:
-        write_text(target, text)
+        write_text(output, render(findings, form))
     except OSError as error:
-        raise SuiteError(f"{target}: the report cannot be written: {error.strerror}") from error
+        raise SuiteError(f"{output}: the report cannot be written: {error.strerror}") from error
+
+
+def require(findings: Findings, fail_on: str) -> None:
+    """Hold the selected records against conditions such as ``ap<0.36,latency_ms_p50>20``.
+
+    Raises:
+        UsageError: a condition has another form or an unknown metric.
+        CheckFailed: one holds, or no record can answer it; a line for each.
+    """
+    conditions = parse_conditions(fail_on, findings.found)
+    failures = find_failures(conditions, findings.entries)
+    if failures:
+        heading = f"{len(failures)} of {len(conditions)} conditions of --fail-on"
+        raise CheckFailed("\n".join([f"{heading} failed:", *failures]))
+
+
+def _beside_rows(entry: Entry, rows: Sequence[ReferenceRow]) -> Entry:
+    if entry.record["kind"] not in COMPARED_KINDS:
+        return entry
+    found = compare_record(entry.record, rows)
+    wanted = [one for one in found if not entry.metrics or one.metric in entry.metrics]
+    return replace(entry, comparisons=wanted)
+
+
+def _load_peers(compare: str) -> list[Entry]:
+    try:
+        return load_entries([compare])
+    except UsageError as error:
+        raise UsageError(f"--compare: neither '{REFERENCE}' nor records: {error}") from error
+
+
+def _beside_records(entries: Sequence[Entry], peers: Sequence[Entry]) -> list[Entry]:
+    pairs = len(entries) * len(peers)
+    if pairs > MAX_PAIRS:
+        raise UsageError(
+            f"{len(entries)} x {len(peers)} records are {pairs} pairs, more than {MAX_PAIRS}; "
+            "narrow them with --model and --device, or name fewer after --compare"
+        )
+    return [
+        replace(entry, comparisons=compare_peers(entry, peers, metrics=entry.metrics))
+        for entry in entries
+    ]
+
+
+def _renderer(output_format: Format) -> Renderer:
+    if output_format not in get_args(Format):
+        raise UsageError(f"{output_format}: no form of a report")
+    if output_format != "html":
+        return _RENDERERS[output_format]
+    try:
+        page = importlib.import_module("suite.report.html")
+    except ModuleNotFoundError as error:
+        raise UsageError("this version writes no HTML; give .md, .json or .csv") from error
+    renderer: Renderer = page.render_html
+    return renderer

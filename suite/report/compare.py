@@ -1,138 +1,129 @@
 """Our records beside published rows, metric by metric, with a verdict or the reason there is none.
 
-A verdict compares whole systems (device, host and software together) of the same kind and number of
-devices. It is given only where dataset, detector and input agree; anything else is "not comparable"
-with its reasons, the weightiest first. A flagged figure is shown but never a target.
+A verdict compares whole systems of the same device and number of devices. It is given only where
+dataset, detector and input agree; anything else is "not comparable" with its reasons, the
+weightiest first. A flagged figure is shown but never a target.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from suite.records import Record
+from suite.report.catalogue import describe_system
+from suite.report.devices import device_kind, device_model, is_same_device
+from suite.report.figures import Comparison, Figure, judge, own_figure
 from suite.report.reference import ReferenceRow
 
-Metric = Literal["ap", "train_images_per_second", "infer_images_per_second"]
-Verdict = Literal["ahead", "behind", "level", "not comparable"]
+Subject = Literal["ap", "train", "infer"]
 
-# Without an interval of our own these are taken as noise: throughput moves by a percent or two from
-# run to run, AP of equal recipes by up to 0.3 points.
-THROUGHPUT_NOISE = 0.02
-AP_NOISE = 0.003
 # A nominal epoch may count other images than a real one (120,000 against 117,266 of COCO).
 EPOCHS_TOLERANCE = 0.1
 
 _DETECTOR_INPUTS = {"ssd_r34": "300x300", "retinanet_r50_fpn": "1333x800"}
 # The batch is padded to a multiple of 32; the image inside is the same.
 _PADDED_INPUTS = {"1344x800": "1333x800"}
-_METRIC_KEYS: dict[str, tuple[tuple[Metric, str], ...]] = {
-    "train": (("ap", "ap"), ("train_images_per_second", "images_per_second")),
-    "eval": (("ap", "ap"),),
-    "bench-train": (("train_images_per_second", "images_per_second"),),
-    "bench-infer": (("infer_images_per_second", "images_per_second"),),
+_METRICS: dict[Subject, str] = {
+    "ap": "ap",
+    "train": "images_per_second",
+    "infer": "images_per_second",
 }
-COMPARED_KINDS = frozenset(_METRIC_KEYS)
-_DEVICE_KINDS = {
-    "ascend": "npu",
-    "nvidia": "cuda",
-    "tesla": "cuda",
-    "tpu": "tpu",
-    "xeon": "cpu",
+_SUBJECTS: dict[str, tuple[Subject, ...]] = {
+    "train": ("ap", "train"),
+    "eval": ("ap",),
+    "bench-train": ("train",),
+    "bench-infer": ("infer",),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One figure of ours beside one published figure.
-
-    Attributes:
-        metric: AP as a fraction, throughput in images a second of the whole system.
-        named: The record asks for this row by its id.
-        ratio: Ours divided by the published figure.
-        reasons: Why there is no verdict, the weightiest first; empty where there is one.
-    """
-
-    metric: Metric
-    row: ReferenceRow
-    named: bool
-    ours: float
-    published: float
-    ratio: float
-    verdict: Verdict
-    reasons: tuple[str, ...]
+COMPARED_KINDS = frozenset(_SUBJECTS)
 
 
 def compare_record(record: Record, rows: Sequence[ReferenceRow]) -> list[Comparison]:
     """Set every metric of a record beside the rows of its detector and those it names itself.
 
+    Where nobody published its detector, these are the rows of the same family, with another
+    backbone: there is no verdict, and the reader sees why.
+
     Returns:
         By metric: rows that the record names first, then those with a verdict, then the others.
     """
+    chosen = _choose_rows(record, rows)
     comparisons = []
-    for metric, key in _METRIC_KEYS.get(record["kind"], ()):
-        if record["metrics"].get(key) is None:
+    for subject in _SUBJECTS.get(record["kind"], ()):
+        ours = own_figure(record, _METRICS[subject])
+        if ours is None:
             continue
         found = [
-            _compare_figure(record, row, metric=metric, key=key)
-            for row in rows
-            if _matches(record, row) and published_figure(row, metric) is not None
+            _compare_figure(record, row, subject=subject, ours=ours, theirs=theirs)
+            for row in chosen
+            if (theirs := published_figure(row, subject)) is not None
         ]
         found.sort(key=lambda comparison: (not comparison.named, bool(comparison.reasons)))
         comparisons += found
     return comparisons
 
 
-def published_figure(row: ReferenceRow, metric: Metric) -> float | None:
-    """Return a row's figure for a metric; a pure quality target counts as its AP."""
-    if metric == "ap" and row.ap is None:
-        return row.ap_target
-    figure: float | None = getattr(row, metric)
-    return figure
+def published_figure(row: ReferenceRow, subject: Subject) -> Figure | None:
+    """Return a row's AP or throughput; a pure quality target counts as its AP."""
+    if subject == "ap":
+        ap = row.ap_target if row.ap is None else row.ap
+        return None if ap is None else Figure(value=ap)
+    if subject == "train":
+        value, count, scope = row.train_images_per_second, row.device_count, row.train_scope
+    else:
+        value, count, scope = row.infer_images_per_second, row.infer_device_count, "global"
+    if value is None:
+        return None
+    return Figure(value=value, per_device=_of_one_device(value, count, scope))
 
 
-def _matches(record: Record, row: ReferenceRow) -> bool:
+def _of_one_device(value: float, count: int | None, scope: str) -> float | None:
+    if scope == "per_device":
+        return value
+    return value / count if scope == "global" and count else None
+
+
+def _choose_rows(record: Record, rows: Sequence[ReferenceRow]) -> list[ReferenceRow]:
     detector = record["subject"].get("detector")
-    return _is_named(record, row) or (row.detector != "" and row.detector == detector)
+    if not detector:
+        return [row for row in rows if _is_named(record, row)]
+    known = any(row.detector == detector for row in rows)
+    family = detector.partition("_")[0].lower()
+    return [
+        row
+        for row in rows
+        if _is_named(record, row)
+        or row.detector == detector
+        or (not known and _family(row) == family)
+    ]
+
+
+def _family(row: ReferenceRow) -> str:
+    """Return ssd or retinanet of "SSD300 v1.1" or "RetinaNet": the letters it begins with."""
+    return re.split(r"[^a-z]", row.model.lower())[0]
 
 
 def _is_named(record: Record, row: ReferenceRow) -> bool:
     return row.row_id in (record["subject"].get("reference") or ())
 
 
-def _compare_figure(record: Record, row: ReferenceRow, *, metric: Metric, key: str) -> Comparison:
-    published = published_figure(row, metric)
-    assert published is not None  # the caller chose rows that have one
-    ours = float(record["metrics"][key])
-    reasons = tuple(filter(None, (check(record, row) for check in _CHECKS[metric])))
-    level = _is_level(record, key, ours=ours, published=published)
+def _compare_figure(
+    record: Record, row: ReferenceRow, *, subject: Subject, ours: Figure, theirs: Figure
+) -> Comparison:
+    metric = _METRICS[subject]
+    reasons = tuple(filter(None, (check(record, row) for check in _CHECKS[subject])))
     return Comparison(
         metric=metric,
+        ours=ours,
+        theirs=theirs,
+        other=row.row_id,
+        system=describe_system(row),
         row=row,
         named=_is_named(record, row),
-        ours=ours,
-        published=published,
-        ratio=ours / published,
-        verdict="not comparable" if reasons else _judge(ours, published, level=level),
+        verdict="not comparable" if reasons else judge(metric, ours, theirs),
         reasons=reasons,
     )
-
-
-def _is_level(record: Record, key: str, *, ours: float, published: float) -> bool:
-    low, high = record["metrics"].get(f"{key}_low"), record["metrics"].get(f"{key}_high")
-    if low is not None and high is not None:
-        return bool(low <= published <= high)
-    noise = AP_NOISE if key == "ap" else THROUGHPUT_NOISE * published
-    # 0.363 - 0.36 is a little more than 0.003 in binary.
-    return abs(ours - published) <= noise * (1 + 1e-9)
-
-
-def _judge(ours: float, published: float, *, level: bool) -> Verdict:
-    if level:
-        return "level"
-    return "ahead" if ours > published else "behind"
 
 
 def _check_ap_flag(_: Record, row: ReferenceRow) -> str:
@@ -151,7 +142,7 @@ def _check_detector(record: Record, row: ReferenceRow) -> str:
     ours = record["subject"].get("detector")
     if ours != row.detector:
         return f"detector {ours or 'not stated'} against {row.model} {row.backbone}".rstrip()
-    width = record["subject"].get("width", 1)
+    width = record["subject"].get("width") or 1
     return f"backbone width {width:g} against 1" if width != 1 else ""
 
 
@@ -167,14 +158,18 @@ def _simplify(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def _check_images(record: Record, _: ReferenceRow) -> str:
+    return "our images are generated" if record["conditions"].get("images") == "generated" else ""
+
+
 def _check_input(record: Record, row: ReferenceRow) -> str:
-    ours = _describe_input(record)
+    ours = describe_input(record)
     if not row.input:
         return "published input not stated"
     return "" if ours == row.input else f"input {ours or 'not stated'} against {row.input}"
 
 
-def _describe_input(record: Record) -> str:
+def describe_input(record: Record) -> str:
     """Return ours as longer x shorter side, the detector's own where the record is silent."""
     image_hw = record["conditions"].get("image_hw")
     if image_hw is None:
@@ -199,17 +194,18 @@ def _check_epochs(record: Record, row: ReferenceRow) -> str:
     return "" if close else f"epochs {ours:g} against {row.epochs:g}"
 
 
-def _check_device_kind(record: Record, row: ReferenceRow) -> str:
-    theirs = _device_kind(row.device)
-    ours = record["hardware"].get("device_kind") or "not stated"
-    if theirs == ours:
+def _check_device(record: Record, row: ReferenceRow) -> str:
+    kind = record["hardware"].get("device_kind") or "not stated"
+    if not row.device:
+        return "published device not stated"
+    if device_kind(row.device) != kind:
+        return f"device {kind} against {device_kind(row.device)}"
+    ours = record["hardware"].get("device") or "not stated"
+    if is_same_device(ours, row.device):
         return ""
-    return f"device {ours} against {theirs}" if theirs else "published device not stated"
-
-
-def _device_kind(name: str) -> str:
-    known = (kind for word, kind in _DEVICE_KINDS.items() if word in name.lower())
-    return next(known, name)
+    if not device_model(row.device):
+        return f"published device only known as {row.device}"
+    return f"device {ours} against {row.device}"
 
 
 def _check_train_devices(record: Record, row: ReferenceRow) -> str:
@@ -245,7 +241,7 @@ def _check_batch(record: Record, row: ReferenceRow) -> str:
     )
 
 
-_CHECKS: dict[Metric, tuple[Callable[[Record, ReferenceRow], str], ...]] = {
+_CHECKS: dict[Subject, tuple[Callable[[Record, ReferenceRow], str], ...]] = {
     "ap": (
         _check_ap_flag,
         _check_detector,
@@ -254,22 +250,25 @@ _CHECKS: dict[Metric, tuple[Callable[[Record, ReferenceRow], str], ...]] = {
         _check_stop,
         _check_epochs,
     ),
-    "train_images_per_second": (
+    "train": (
         _check_throughput_flag,
         _check_real_device,
         _check_detector,
         _check_dataset,
+        _check_images,
         _check_input,
-        _check_device_kind,
+        _check_device,
         _check_train_devices,
         _check_scope,
     ),
-    "infer_images_per_second": (
+    "infer": (
         _check_throughput_flag,
         _check_real_device,
         _check_detector,
+        _check_dataset,
+        _check_images,
         _check_input,
-        _check_device_kind,
+        _check_device,
         _check_infer_devices,
         _check_batch,
     ),

@@ -22,6 +22,12 @@ def clean(value: object) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 
+def shorten(value: object, limit: int) -> str:
+    """Return a value as one line of printable text of at most `limit` characters."""
+    text = clean(str(value)[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def fit_table(
     rows: Sequence[Mapping[str, str]], *, right: Collection[str] = (), flexible: Sequence[str] = ()
 ) -> str:

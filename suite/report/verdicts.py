@@ -1,111 +1,219 @@
-"""Comparisons as tables, metric by metric: first the verdicts, then what cannot be compared.
+"""Comparisons in a terminal: all verdicts in one table, then what cannot be compared and why.
 
-In the terminal rows of one source that say the same share a line; rows that a record asked for and
-the seeds keep a line of their own. Markdown has a line for every row.
+Rows of one source that say the same share a line; rows that a record asked for and the seeds keep a
+line of their own. Records that cannot be compared with the same rows for the same reasons share a
+table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
-from suite.report.catalogue import describe_system
-from suite.report.compare import Comparison, Metric
-from suite.report.layout import clean, fit_table, format_ap, format_number, markdown_table
+from suite.report.entries import Entry
+from suite.report.figures import Comparison, format_figure, format_metric
+from suite.report.layout import fit_table, shorten, wrap_paragraph
 from suite.report.reference import FIRST_GROUP
 
 EXPLANATION = (
-    "A verdict is about whole systems and needs the same detector, input and data, and for speed "
-    "the same kind and number of devices. Level means within 0.3 points of AP or 2 % of speed, or "
-    "within our own interval where a record has one. A flagged figure is never a target."
+    "A verdict is about whole systems. It needs the same detector, input and data, and for speed "
+    "the same device and number of devices. Level means that the 95 % intervals meet, or, without "
+    "any, within 0.3 points of AP or 2 %. A flagged figure is never a target. ratio/dev. is "
+    "ours over theirs, of one device each."
 )
 
-_OURS: dict[Metric, str] = {
-    "ap": "AP: ours {}",
-    "train_images_per_second": "Training: ours {} images/s",
-    "infer_images_per_second": "Inference: ours {} images/s",
-}
-_RIGHT = ("published", "ratio")
-_FLEXIBLE = ("system", "why")
+_LABELS = {"ap": "AP", "latency_ms_p50": "p50 ms"}
+_SPEEDS = {"train": "train/s", "bench-train": "train/s", "bench-infer": "infer/s"}
+_RIGHT = ("no.", "theirs", "ratio", "ratio/dev.")
+_FLEXIBLE = ("ours", "against", "system", "why")
+
+Group = list[Comparison]
 
 
-def render_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the paragraphs and tables of one record's comparisons for a terminal."""
-    parts = []
-    for metric, found in groupby(comparisons, key=lambda comparison: comparison.metric):
-        parts += _render_metric(metric, list(found))
-    return parts
-
-
-def mark_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the paragraphs and tables of one record's comparisons as Markdown."""
-    parts = []
-    for metric, found in groupby(comparisons, key=lambda comparison: comparison.metric):
-        rows = list(found)
-        cells = [_verdict_cells([one]) | {"why": "; ".join(one.reasons)} for one in rows]
-        parts += [_tell_ours(metric, rows), markdown_table(cells)]
-    return parts
-
-
-def _render_metric(metric: Metric, found: Sequence[Comparison]) -> list[str]:
-    ours, parts = _tell_ours(metric, found), []
-    judged = _join([one for one in found if not one.reasons], key=lambda one: one.published)
-    others = _join([one for one in found if one.reasons], key=lambda one: one.reasons[0])
+def render_verdicts(entries: Sequence[Entry]) -> list[str]:
+    """Return the paragraphs and tables of all comparisons; the numbers are those of the entries."""
+    found = [one for entry in entries for one in entry.comparisons or ()]
+    parts = [count_verdicts(found)]
+    judged = judged_cells(entries)
     if judged:
-        cells = [_verdict_cells(group) for group in judged]
-        parts.append(f"{ours}\n{fit_table(cells, right=_RIGHT, flexible=_FLEXIBLE)}")
-    if others:
-        cells = [_reason_cells(group) for group in others]
-        start = "Not comparable:" if judged else f"{ours}, not comparable:"
-        parts.append(f"{start}\n{fit_table(cells, right=_RIGHT, flexible=_FLEXIBLE)}")
-    return parts
+        parts.append(fit_table(judged, right=_RIGHT, flexible=_FLEXIBLE))
+    for heading, rows in reason_tables(entries):
+        table = fit_table(rows, right=_RIGHT, flexible=_FLEXIBLE)
+        parts.append(f"{wrap_paragraph(heading)}\n{table}")
+    parts += _tell_without(entries)
+    return [*parts, wrap_paragraph(EXPLANATION)] if found else parts
 
 
-def _tell_ours(metric: Metric, found: Sequence[Comparison]) -> str:
-    return _OURS[metric].format(_format(found[0].ours, metric))
+def judged_cells(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """Return a table row for each verdict; the numbers are those of the entries."""
+    return [
+        _verdict_cells(number, entry, group)
+        for number, entry in enumerate(entries, start=1)
+        for group in _groups(entry, judged=True)
+    ]
 
 
-def _join(
-    comparisons: Sequence[Comparison], *, key: Callable[[Comparison], object]
-) -> list[list[Comparison]]:
-    groups: dict[tuple[str, object], list[Comparison]] = {}
+def count_verdicts(comparisons: Sequence[Comparison]) -> str:
+    """Say against what, and how many verdicts there are of each kind."""
+    if not comparisons:
+        return "Nothing to compare: no published row or record has the same figures."
+    counts = Counter(one.verdict for one in comparisons)
+    told = [f"{counts[kind]} {kind}" for kind in ("ahead", "level", "behind", "not comparable")]
+    published = any(one.row for one in comparisons)
+    return f"Against {'published results' if published else 'other records'}: {', '.join(told)}."
+
+
+def name_figure(entry: Entry, metric: str) -> str:
+    """Return a short name of a figure: AP, train/s, infer/s, or the metric's own."""
+    if metric == "images_per_second":
+        return _SPEEDS.get(entry.record["kind"], "img/s")
+    return _LABELS.get(metric) or shorten(metric, 40)
+
+
+def format_ratio(ratio: float | None) -> str:
+    """Return a ratio with three decimals, more for a small one."""
+    if ratio is None:
+        return ""
+    return f"{ratio:.3f}" if 0.1 <= abs(ratio) < 1e6 else f"{ratio:.3g}"
+
+
+def _groups(entry: Entry, *, judged: bool) -> Iterator[Group]:
+    """Yield an entry's comparisons with or without a verdict, joined where they say the same."""
+    for _, found in groupby(entry.comparisons or (), key=lambda one: one.metric):
+        chosen = [one for one in found if bool(one.reasons) is not judged]
+        yield from _join(chosen, key=_published if judged else _weightiest)
+
+
+def _published(one: Comparison) -> object:
+    return one.theirs.value if one.row else one.other
+
+
+def _weightiest(one: Comparison) -> object:
+    return one.reasons[0]
+
+
+def _join(comparisons: Sequence[Comparison], *, key: Callable[[Comparison], object]) -> list[Group]:
+    groups: dict[tuple[str, object], Group] = {}
     for one in comparisons:
-        apart = one.named or one.row.group == FIRST_GROUP
-        source = one.row.row_id if apart else _source(one)
-        groups.setdefault((source, key(one)), []).append(one)
+        apart = one.named or (one.row is not None and one.row.group == FIRST_GROUP)
+        groups.setdefault((one.other if apart else _source(one), key(one)), []).append(one)
     return list(groups.values())
 
 
 def _source(comparison: Comparison) -> str:
-    return comparison.row.row_id.rpartition("-")[0]
+    return comparison.other.rpartition("-")[0] if comparison.row else "records"
 
 
-def _verdict_cells(group: Sequence[Comparison]) -> dict[str, str]:
+def _verdict_cells(number: int, entry: Entry, group: Group) -> dict[str, str]:
     first = group[0]
-    systems = {describe_system(one.row) for one in group}
+    # Where there is a verdict, another record's system is like ours.
+    systems = {shorten(one.system, 60) if one.row else "" for one in group}
     return {
-        "row": _name_rows(group),
-        "system": clean(systems.pop()) if len(systems) == 1 else "various",
-        "published": _format(first.published, first.metric),
-        "ratio": f"{first.ratio:.3f}",
+        "no.": str(number),
+        "ours": f"{name_figure(entry, first.metric)} {format_figure(first.metric, first.ours)}",
+        "against": _name_others(group),
+        "system": systems.pop() if len(systems) == 1 else "various",
+        "theirs": format_metric(first.metric, first.theirs.value),
+        "ratio": format_ratio(first.ratio),
         "verdict": first.verdict,
     }
 
 
-def _reason_cells(group: Sequence[Comparison]) -> dict[str, str]:
-    metric = group[0].metric
-    figures = [one.published for one in group]
-    low, high = (_format(figure, metric) for figure in (min(figures), max(figures)))
-    return {
-        "row": _name_rows(group),
-        "published": low if low == high else f"{low} to {high}",
-        "why": clean(group[0].reasons[0]),
-    }
+def reason_tables(entries: Sequence[Entry]) -> list[tuple[str, list[dict[str, str]]]]:
+    """Return what cannot be compared: tables, each with its heading."""
+    tables: dict[tuple[str, tuple[_Reason, ...]], _Sharing] = {}
+    for number, entry in enumerate(entries, start=1):
+        by_metric = groupby(_groups(entry, judged=False), key=lambda group: group[0].metric)
+        for metric, found in by_metric:
+            groups = list(found)
+            key = (name_figure(entry, metric), tuple(map(_reason_cells, groups)))
+            sharing = tables.setdefault(key, _Sharing([], [[] for _ in groups]))
+            sharing.numbers.append(number)
+            for ratios, group in zip(sharing.ratios, groups, strict=True):
+                ratios += _unlike_ratios(group)
+    return [_reason_table(figure, rows, sharing) for (figure, rows), sharing in tables.items()]
 
 
-def _name_rows(group: Sequence[Comparison]) -> str:
-    return group[0].row.row_id if len(group) == 1 else f"{_source(group[0])} ({len(group)} rows)"
+class _Reason(NamedTuple):
+    """A row of a table of what cannot be compared."""
+
+    against: str
+    theirs: str
+    why: str
 
 
-def _format(value: float, metric: Metric) -> str:
-    return format_ap(value) if metric == "ap" else format_number(value)
+@dataclass(frozen=True)
+class _Sharing:
+    """The numbers of the records that share a table, and for each row the ratios of one device."""
+
+    numbers: list[int]
+    ratios: list[list[float]]
+
+
+def _reason_table(
+    figure: str, rows: Sequence[_Reason], sharing: _Sharing
+) -> tuple[str, list[dict[str, str]]]:
+    cells = [
+        {
+            "against": row.against,
+            "theirs": row.theirs,
+            "ratio/dev.": _range(ratios, format_ratio),
+            "why": row.why,
+        }
+        for row, ratios in zip(rows, sharing.ratios, strict=True)
+    ]
+    return f"Not comparable: {figure} of {_name_numbers(sharing.numbers)}", cells
+
+
+def _tell_without(entries: Sequence[Entry]) -> list[str]:
+    """Name the records that were to be compared and have no counterpart."""
+    alone = [n for n, entry in enumerate(entries, start=1) if entry.comparisons == []]
+    if not alone or len(alone) == len(entries):
+        return []
+    return [wrap_paragraph(f"Without a counterpart: {_name_numbers(alone)}")]
+
+
+def _reason_cells(group: Group) -> _Reason:
+    figures = [one.theirs.value for one in group]
+    return _Reason(
+        against=_name_others(group),
+        theirs=_range(figures, partial(format_metric, group[0].metric)),
+        why=shorten(group[0].reasons[0], 200),
+    )
+
+
+def _unlike_ratios(group: Group) -> list[float]:
+    """Return the ratios of one device each, where some have another number of devices."""
+    if all(one.ratio_per_device in (None, one.ratio) for one in group):
+        return []
+    return [ratio for one in group if (ratio := one.ratio_per_device) is not None]
+
+
+def _range(values: Sequence[float], write: Callable[[float], str]) -> str:
+    if not values:
+        return ""
+    low, high = write(min(values)), write(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _name_others(group: Group) -> str:
+    if len(group) == 1:
+        return shorten(group[0].other.removeprefix("reports/records/").removeprefix("runs/"), 60)
+    return f"{_source(group[0])} x{len(group)}"
+
+
+def _name_numbers(numbers: Sequence[int]) -> str:
+    """Write 1, 2, 3, 5 as "1 to 3, 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(
+        f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )

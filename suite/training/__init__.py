@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from suite.errors import Stopped
-from suite.events import Events
+from suite.events import Events, LogFormat
 from suite.launch.faults import failing, faults_of_rank
 from suite.launch.worker import Worker
 from suite.recipe import Recipe
@@ -31,12 +33,23 @@ from suite.training.outcome import (
     evaluate_run,
     save_checkpoint,
     save_periodically,
+    say_final_lines,
     write_run_record,
     write_start,
 )
 from suite.training.resume import find_interrupted, load_state, publish_run, restore
 
 __all__ = ["train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manner:
+    """How a run talks and ends; nothing here changes what is trained."""
+
+    evaluate_at_end: bool
+    notes: Sequence[str]
+    log_format: LogFormat
+    started: float = field(default_factory=time.perf_counter)
 
 
 def train(
@@ -49,6 +62,7 @@ def train(
     notes: Sequence[str] = (),
     worker: Worker | None = None,
     strict_device: bool = False,
+    log_format: LogFormat = "plain",
 ) -> Path:
     """Train a detector and return the run folder.
 
@@ -66,19 +80,21 @@ def train(
         evaluate_at_end: judge the final weights on the val split.
         worker: which of the ranks this process is; None: the only one.
         strict_device: see `build_device`.
+        log_format: see `Events`.
 
     Raises:
         SuiteError: bad data, recipe or device (nothing is written then); a loss that is not finite;
             a signal, after saving.
         RankLost: another rank went or no longer answers.
     """
+    manner = _Manner(evaluate_at_end=evaluate_at_end, notes=notes, log_format=log_format)
     with opened_job(recipe, worker, strict_device=strict_device) as job:
         resume = resume or find_interrupted(job.ranks)
         state = None if resume is None else load_state(resume, job, allow_changed=allow_changed)
         with cached(job) as ready:
             folder = resume or _open_folder(output, job)
             with in_use(folder) if job.ranks.is_main else nullcontext():
-                _train(ready, folder, state=state, evaluate_at_end=evaluate_at_end, notes=notes)
+                _train(ready, folder, state=state, manner=manner)
     return folder
 
 
@@ -91,21 +107,14 @@ def _open_folder(output: Path, job: Job) -> Path:
     return folder
 
 
-def _train(
-    job: Job,
-    folder: Path,
-    *,
-    state: dict[str, Any] | None,
-    evaluate_at_end: bool,
-    notes: Sequence[str],
-) -> None:
+def _train(job: Job, folder: Path, *, state: dict[str, Any] | None, manner: _Manner) -> None:
     """Train in a run folder, from the start or from a state that was saved there."""
     with explaining_step(job):
         detector, learner, updater = build_trainee(job, load_weights=state is None)
     first_step = 0 if state is None else state["step"]
     with (
         catch_stop_signals() as stop_signal,
-        _open_events(job, folder, first_step) as events,
+        _open_events(job, folder, first_step, manner.log_format) as events,
         explaining_step(job),
     ):
         run = Run(
@@ -128,12 +137,13 @@ def _train(
             after_step=partial(_after_step, run, stop_signal),
         )
         stopping = partial(_stop_if_asked, run, stop_signal)
-        evaluation = evaluate_run(run, progress=stopping) if evaluate_at_end else None
+        evaluation = evaluate_run(run, progress=stopping) if manner.evaluate_at_end else None
         if job.ranks.is_main:
-            write_run_record(run, evaluation, notes)
+            write_run_record(run, evaluation, manner.notes)
+            say_final_lines(run, evaluation, seconds=time.perf_counter() - manner.started)
 
 
-def _open_events(job: Job, folder: Path, first_step: int) -> Events:
+def _open_events(job: Job, folder: Path, first_step: int, log_format: LogFormat) -> Events:
     return Events(
         folder,
         num_steps=job.plan.num_steps,
@@ -141,6 +151,7 @@ def _open_events(job: Job, folder: Path, first_step: int) -> Events:
         global_batch=job.recipe.global_batch,
         log_every=job.recipe.log_every_steps,
         ranks=job.ranks,
+        log_format=log_format,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -121,7 +120,7 @@ def cached(job: Job) -> Iterator[Job]:
         return
     ranks = job.ranks
     # One rank of each machine makes the cache, the others wait for it.
-    key = f"cache/{ranks.attempt}/{socket.gethostname()}"
+    key = f"cache/{ranks.attempt}/{ranks.rank - ranks.local_rank}"
     with ExitStack() as cache:
         with ranks.taking_its_time():
             if ranks.local_rank == 0:

@@ -15,6 +15,7 @@ from suite.evaluation.coco import Evaluation, modelzoo_line
 from suite.evaluation.coco_files import write_results
 from suite.events import DIVERGENCE_REMEDY, Events
 from suite.files import file_sha256
+from suite.modelzoo_log import final_lines
 from suite.recipe import recipe_to_dict, write_recipe
 from suite.records import build_record, write_record
 from suite.run_folder import NUM_CHECKPOINTS_KEPT
@@ -143,9 +144,25 @@ def write_run_record(run: Run, evaluation: Evaluation | None, notes: Sequence[st
         "window": "all log intervals but the first after each start, data loading included, "
         "evaluation excluded",
         "bad_samples": run.bad_samples.state(),
+        **({} if evaluation is None else {"referee": evaluation.referee}),
     }
     metrics = run.events.totals() | ({} if evaluation is None else evaluation.numbers())
     record = build_record(
         "train", metrics=metrics, subject=subject, conditions=conditions, notes=notes
     )
     write_record(record, run.folder / "record.json")
+
+
+def say_final_lines(run: Run, evaluation: Evaluation | None, *, seconds: float) -> None:
+    """Say the figures that test farms look for at the end of a log.
+
+    Args:
+        seconds: of this call, from the first look at the data.
+    """
+    lines = final_lines(
+        images_per_second=run.events.totals().get("images_per_second"),
+        accuracy=None if evaluation is None else evaluation.ap,
+        seconds=seconds,
+    )
+    for line in lines:
+        run.events.say(line)

@@ -9,13 +9,21 @@ from typing import Any
 import pytest
 
 from suite.records import build_record
-from suite.report.compare import Comparison, compare_record
+from suite.report.compare import compare_record
+from suite.report.devices import is_same_device
+from suite.report.figures import Comparison
 from suite.report.reference import ReferenceRow, load_reference
 
 FOLDER = Path(__file__).resolve().parents[3] / "reports" / "reference"
 SSD = {"detector": "ssd_r34", "dataset": "COCO2017"}
-NPU8 = {"device": "npu", "devices": 8, "scope": "global", "epochs": 115.2}
-CPU1 = {"device": "cpu", "devices": 1, "batch": 1}
+NPU8 = {
+    "device": "npu",
+    "device_name": "Ascend 910",
+    "devices": 8,
+    "scope": "global",
+    "epochs": 115.2,
+}
+CPU1 = {"device": "cpu", "device_name": "Xeon 8380", "devices": 1, "batch": 1}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +54,42 @@ def compare_one(record: dict[str, Any], row: ReferenceRow) -> Comparison:
 
 
 @pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ("NVIDIA H200", "NVIDIA H200-SXM-141GB", True),
+        ("Tesla V100-SXM2-16GB", "NVIDIA V100 (DGX-1)", True),
+        ("NVIDIA A10", "NVIDIA A100", False),
+        ("Ascend910B3", "Ascend 910B", True),
+        ("Ascend910B3", "Ascend 910", False),
+        ("Ascend 310", "Ascend 310P", False),
+        ("Ascend 310 x4 chips", "Ascend 310", True),
+        ("AMD EPYC", "amd-epyc", True),
+        ("AMD EPYC", "2x Xeon", False),
+        ("", "Ascend NPU", False),
+    ],
+)
+def test_a_device_is_the_same_product_however_it_is_written(
+    ours: str, theirs: str, same: bool
+) -> None:
+    assert is_same_device(ours, theirs) is is_same_device(theirs, ours) is same
+
+
+def test_one_device_is_set_beside_one_device_where_scopes_are_known(row: ReferenceRow) -> None:
+    one = NPU8 | {"devices": 1, "scope": "global"}
+    found = compare_one(make(metrics={"images_per_second": 500.0}, conditions=one), row)
+    assert found.verdict == "not comparable"
+    assert found.ratio == pytest.approx(500 / 4474.27)
+    assert found.ratio_per_device == pytest.approx(500 / (4474.27 / 8))
+    per_rank = NPU8 | {"devices": 4, "scope": "per_device"}
+    found = compare_one(make(metrics={"images_per_second": 500.0}, conditions=per_rank), row)
+    assert found.ratio_per_device == pytest.approx(500 / (4474.27 / 8))
+    for ours, published in (({"scope": "unknown"}, {}), ({}, {"train_scope": "unknown"})):
+        record = make(metrics={"images_per_second": 500.0}, conditions=NPU8 | ours)
+        assert compare_one(record, replace(row, **published)).ratio_per_device is None
+    assert compare_one(make(metrics={"ap": 0.2}), row).ratio_per_device is None
+
+
+@pytest.mark.parametrize(
     ("factor", "verdict"),
     [(1.021, "ahead"), (1.02, "level"), (1.0, "level"), (0.98, "level"), (0.979, "behind")],
 )
@@ -53,7 +97,7 @@ def test_two_percent_of_throughput_are_noise(
     factor: float, verdict: str, row: ReferenceRow
 ) -> None:
     found = compare_one(make(metrics={"images_per_second": 4474.27 * factor}), row)
-    assert (found.metric, found.verdict, found.reasons) == ("train_images_per_second", verdict, ())
+    assert (found.metric, found.verdict, found.reasons) == ("images_per_second", verdict, ())
     assert found.ratio == pytest.approx(factor)
 
 
@@ -83,6 +127,10 @@ REASONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] =
     "silent dataset": ({"dataset": None}, {}, {}, "our dataset is not stated"),
     "input": ({}, {"image_hw": [512, 512]}, {}, "input 512x512 against 300x300"),
     "kind": ({}, {"device": "cpu"}, {}, "device cpu against npu"),
+    "model": ({}, {"device_name": "Ascend 910B"}, {}, "device Ascend 910B against Ascend 910"),
+    "vague model": ({}, {}, {"device": "Ascend NPU"}, "published device only known as Ascend NPU"),
+    "silent device": ({}, {}, {"device": ""}, "published device not stated"),
+    "generated": ({}, {"images": "generated"}, {}, "our images are generated"),
     "devices": ({}, {"devices": 1}, {}, "devices 1 against 8"),
     "silent devices": ({}, {}, {"device_count": None}, "published device count not stated"),
     "scope": ({}, {"scope": "per_device"}, {}, "scope per device against global"),
@@ -133,7 +181,7 @@ def test_ap_is_not_compared_with_a_run_that_stopped_at_its_target(row: Reference
 
 def test_a_pure_target_is_a_figure_to_reach(row: ReferenceRow) -> None:
     found = compare_one(make(metrics={"ap": 0.25}), replace(row, ap=None, ap_target=0.23))
-    assert (found.published, found.verdict) == (0.23, "ahead")
+    assert (found.theirs.value, found.verdict) == (0.23, "ahead")
 
 
 def test_ap_of_unknown_epochs_is_not_judged(row: ReferenceRow) -> None:
@@ -155,7 +203,7 @@ def test_inference_needs_the_same_batch_and_devices(row: ReferenceRow) -> None:
         infer_images_per_second=10.0,
         infer_batch=8,
         infer_device_count=None,
-        device="2x Xeon",
+        device="2x Xeon 8380",
     )
     record = make("bench-infer", metrics={"images_per_second": 13.0}, conditions=CPU1)
     assert compare_one(record, published).reasons == (
@@ -169,7 +217,7 @@ def test_inference_needs_the_same_batch_and_devices(row: ReferenceRow) -> None:
 def test_the_flagged_ap_of_the_seeds_is_shown_but_never_a_target(rows: list[ReferenceRow]) -> None:
     found = {one.row.row_id: one for one in compare_record(make(metrics={"ap": 0.3}), rows)}
     assert found["seed-003"].verdict == "not comparable"
-    assert found["seed-003"].published == 0.25425
+    assert found["seed-003"].theirs.value == 0.25425
     assert found["seed-003"].reasons == ("flagged: device count not stated",)
 
 
@@ -177,6 +225,18 @@ def test_rows_of_the_same_detector_are_found_by_themselves(rows: list[ReferenceR
     found = compare_record(make(metrics=THROUGHPUT | {"ap": 0.25}), rows)
     assert {one.row.detector for one in found} == {"ssd_r34"}
     assert [one.metric for one in found] == sorted(one.metric for one in found)
+
+
+def test_a_detector_that_nobody_published_stands_beside_its_family(
+    rows: list[ReferenceRow],
+) -> None:
+    subject = SSD | {"detector": "retinanet_r9_fpn"}
+    found = compare_record(make(metrics={"ap": 0.3}, subject=subject), rows)
+    assert {one.verdict for one in found} == {"not comparable"}
+    seed = next(one for one in found if one.other == "seed-002")
+    assert seed.reasons[0] == "detector retinanet_r9_fpn against RetinaNet R50-FPN"
+    assert all("retinanet" in one.row.model.lower() for one in found if one.row)
+    assert compare_record(make(metrics={"ap": 0.3}, subject=SSD | {"detector": "yolo"}), rows) == []
 
 
 def test_a_row_asked_for_by_name_comes_first_whatever_it_is(rows: list[ReferenceRow]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,13 @@ def test_rows_that_are_another_network_are_not_taken_for_ours(
     for row in rows.values():
         if row.detector == "ssd_r34":
             assert (row.backbone, row.input) == ("ResNet-34", "300x300")
-        if row.detector == "retinanet_r50_fpn":
-            assert "50" in row.backbone
-            assert "ResNeXt" not in row.backbone
+        depth = re.fullmatch(r"retinanet_r(\d+)_fpn", row.detector)
+        if depth:
+            assert re.search(rf"(^R|Net)-?{depth[1]}(\D|$)", row.backbone), row.row_id
+            assert "RetinaNet" in row.model
     assert not any(row.detector for row in rows.values() if row.group == "nvidia_dle")
+    depths = {row.detector for row in rows.values()} - {"", "ssd_r34"}
+    assert depths == {f"retinanet_r{depth}_fpn" for depth in (18, 34, 50, 101)}
 
 
 def test_every_figure_agrees_with_the_collected_facts(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -20,7 +22,7 @@ from suite.report.layout import clean, escape_markdown, fit_table, format_ap, fo
 ROOT = Path(__file__).resolve().parents[3]
 GOLDEN = ROOT / "tests" / "golden"
 FOLDER = ROOT / "reports" / "reference"
-Format = Literal["table", "markdown", "json"]
+Format = Literal["table", "markdown", "json", "csv"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,7 @@ def make(kind: str, created: int, **parts: Any) -> dict[str, Any]:
 
 def write_examples() -> None:
     ssd = {"detector": "ssd_r34", "dataset": "COCO2017", "reference": ["seed-003"]}
-    npu = {"device": "npu", "device_name": "Ascend 910B", "devices": 8, "precision": "fp16"}
+    npu = {"device": "npu", "device_name": "Ascend 910", "devices": 8, "precision": "fp16"}
     cpu = {"device": "cpu", "device_name": "AMD EPYC 7R13 Processor", "devices": 1, "batch": 1}
     run = Path("runs/ssd_r34_coco-1")
     trained = make(
@@ -135,7 +137,7 @@ def test_without_records_the_published_rows_are_shown_and_nothing_is_written(
 def test_json_is_one_document_that_holds_everything() -> None:
     write_examples()
     document = json.loads(run(compare="reference", output_format="json"))
-    assert document["schema"] == "suite.report/1"
+    assert document["schema"] == "suite.report/2"
     names = [entry["name"] for entry in document["records"]]
     assert names == [
         "runs/ssd_r34_coco-1",
@@ -199,31 +201,47 @@ def test_records_elsewhere_are_named_without_the_path_to_them(working_folder: Pa
     assert str(working_folder) not in json.dumps([entry["name"] for entry in document["records"]])
 
 
-def test_markdown_goes_to_reports_where_that_folder_exists() -> None:
+def test_nothing_is_written_that_was_not_asked_for(working_folder: Path) -> None:
     write_examples()
-    text = run()
-    assert text.endswith("Written: reports/report.md\n")
-    assert Path("reports/report.md").read_text() == run(output_format="markdown")
+    Path("reports/report.md").write_text("mine")
+    before = sorted(working_folder.rglob("*"))
+    run(compare="reference")
+    assert sorted(working_folder.rglob("*")) == before
+    assert Path("reports/report.md").read_text() == "mine"
 
 
-def test_markdown_goes_to_runs_where_there_is_no_folder_reports() -> None:
+@pytest.mark.parametrize(("suffix", "form"), [("md", "markdown"), ("json", "json"), ("csv", "csv")])
+def test_a_report_goes_where_it_is_asked_for_in_the_form_of_its_name(
+    suffix: str, form: Format
+) -> None:
     write_examples()
-    shutil.rmtree("reports")
-    assert run().endswith("Written: runs/report.md\n")
-    Path("runs").rename("elsewhere")
-    assert "Written" not in run("elsewhere")
+    run(output=Path(f"deep/mine.{suffix}"))
+    assert Path(f"deep/mine.{suffix}").read_text() == run(output_format=form)
 
 
-def test_markdown_goes_where_it_is_asked_for(working_folder: Path) -> None:
-    run(output=Path("deep/mine.md"))
-    assert (working_folder / "deep" / "mine.md").read_text().startswith("# Report\n")
+def test_the_page_comes_from_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_examples()
+    page = ModuleType("suite.report.html")
+    page.render_html = lambda entries, rows: f"{len(entries)} records, {len(rows)} rows"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "suite.report.html", page)
+    run(output=Path("mine.html"))
+    assert Path("mine.html").read_text() == "3 records, 253 rows"
+
+
+def test_a_report_never_replaces_a_record() -> None:
+    write_examples()
+    path = Path("runs/ssd_r34_coco-1/record.json")
+    before = path.read_text()
+    with pytest.raises(UsageError, match="that is one of the records"):
+        run("runs", output=path)
+    assert path.read_text() == before
 
 
 def test_arguments_that_cannot_work_are_refused() -> None:
-    with pytest.raises(UsageError, match="unknown comparison; known is 'reference'"):
+    with pytest.raises(UsageError, match="yesterday: no record here"):
         run(compare="yesterday")
-    with pytest.raises(UsageError, match=r"name ending in \.md"):
-        run(output=Path("report.html"))
+    with pytest.raises(UsageError, match=r"name that ends in \.md, \.html, \.json, \.csv"):
+        run(output=Path("report.txt"))
     with pytest.raises(UsageError, match="nothing: no record here"):
         run("nothing")
     Path("file").write_text("")
