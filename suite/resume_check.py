@@ -9,19 +9,15 @@ in the first step of each process, and on other devices kernels may add in anoth
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-
-import torch
+from typing import Final
 
 from suite.checkpoint import load_newest_checkpoint
 from suite.data import load_split
@@ -30,10 +26,10 @@ from suite.errors import RankLost, SuiteError, UsageError
 from suite.launch.faults import VARIABLE
 from suite.recipe import Recipe, write_recipe
 from suite.run_folder import create_run_folder
+from suite.same_runs import compare_runs, find_run
 from suite.schedule import steps_per_epoch, total_steps
 
 _SAVES: Final = 4
-_NOT_COMPARED: Final = {"measured"}  # how many seconds the steps took
 
 
 @dataclass(frozen=True)
@@ -77,10 +73,10 @@ def resume_check(recipe: Recipe, *, num_steps: int, seed: int, output: Path) -> 
     stop = f"term@rank*:step{num_steps}"
     calm = _run(path, folder / "calm", fault=stop, ends=128 + signal.SIGTERM)
     _run(path, folder / "killed", fault=f"kill9@rank0:step{killed}", ends=None)
-    hurt = _find_run(folder / "killed")
+    hurt = find_run(folder / "killed")
     resumed_from = load_newest_checkpoint(hurt / "checkpoints")["step"]
     _run(path, folder / "killed", fault=stop, ends=128 + signal.SIGTERM, resume=hurt)
-    num_compared, difference = _compare(calm, hurt)
+    num_compared, difference = compare_runs(calm, hurt)
     if difference is None:
         shutil.rmtree(folder)
     return ResumeCheck(num_steps, killed, resumed_from, num_compared, difference, folder)
@@ -127,57 +123,4 @@ def _run(
     if done.returncode != ends and not (ends is None and killed):
         last = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise SuiteError(f"the run with {fault} ended with {done.returncode}:\n{last}")
-    return _find_run(output)
-
-
-def _find_run(output: Path) -> Path:
-    return next(folder for folder in output.iterdir() if (folder / "checkpoints").is_dir())
-
-
-def _compare(calm: Path, hurt: Path) -> tuple[int, str | None]:
-    """Return how much was compared, and where the two runs first differ."""
-    losses = [_losses_by_step(run) for run in (calm, hurt)]
-    states = [load_newest_checkpoint(run / "checkpoints") for run in (calm, hurt)]
-    leaves = [
-        [*_leaves(of_run, "loss of step"), *_leaves(state, "")]
-        for of_run, state in zip(losses, states, strict=True)
-    ]
-    for (name, ours), (other_name, theirs) in zip(*leaves, strict=False):
-        if name != other_name:
-            return len(leaves[0]), f"{name}, which the other has not"
-        if not _equal(ours, theirs):
-            return len(leaves[0]), f"{name}{_by_how_much(ours, theirs)}"
-    if len(leaves[0]) != len(leaves[1]):
-        return len(leaves[0]), "the number of values"
-    return len(leaves[0]), None
-
-
-def _losses_by_step(run: Path) -> dict[int, float]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    values = [json.loads(line) for line in lines]
-    return {value["step"]: value["loss"] for value in values if "loss" in value}
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield all tensors and plain values of nested dictionaries and lists, by name."""
-    if isinstance(value, dict):
-        for key in sorted(value, key=str):
-            if key not in _NOT_COMPARED:
-                yield from _leaves(value[key], f"{name} {key}".strip())
-    elif isinstance(value, list | tuple):
-        for index, entry in enumerate(value):
-            yield from _leaves(entry, f"{name} {index}")
-    else:
-        yield name, value
-
-
-def _equal(ours: Any, theirs: Any) -> bool:
-    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
-        return ours.dtype == theirs.dtype and torch.equal(ours, theirs)
-    return bool(ours == theirs)
-
-
-def _by_how_much(ours: Any, theirs: Any) -> str:
-    if isinstance(ours, torch.Tensor) and ours.shape == getattr(theirs, "shape", None):
-        return f" by up to {(ours.double() - theirs.double()).abs().max():.3g}"
-    return f": {ours} and {theirs}"
+    return find_run(output)

@@ -1,4 +1,4 @@
-"""The verb that proves a property of runs: resume-check."""
+"""The verbs that prove a property of runs: resume-check, repeat."""
 
 from __future__ import annotations
 
@@ -41,4 +41,24 @@ def resume_check(
         raise CheckFailed(f"recipe {loaded.name}: a resumed run differs at {done.difference}")
 
 
-VERBS = (resume_check,)
+@click.command("repeat")
+@click.argument("manifest", type=FILE)
+@click.option("--output", type=FILE, default=Path("runs"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON document.")
+def repeat(manifest: Path, output: Path, as_json: bool) -> None:
+    """Run the run of MANIFEST (manifest.json) again; exit 3 if something else comes out."""
+    from suite.repeat import format_repeated
+    from suite.repeat import repeat as run_again
+
+    done = run_again(manifest, output=output)
+    if as_json:
+        answer = asdict(done) | {"folder": str(done.folder), "matched": done.matched}
+        print_json("suite.repeat/1", **answer)
+    else:
+        click.echo(format_repeated(done))
+        click.echo(str(done.folder))
+    if not done.matched:
+        raise CheckFailed(f"{manifest}: the run again differs at {done.difference}")
+
+
+VERBS = (resume_check, repeat)

@@ -37,6 +37,7 @@ def test_every_verb_of_the_road_is_there() -> None:
     assert set(cli.commands) == {
         "train", "eval", "export", "verify", "predict", "bench", "data", "recipes", "report",
         "doctor", "demo", "completion", "weights", "launch", "rank-table", "resume-check",
+        "repeat",
         "inspect", "quantize",
     }  # fmt: skip
 
@@ -222,49 +223,3 @@ def test_data_that_does_not_fit_the_recipe_is_an_error(run_suite: Run, tmp_path:
     assert done.code == 3
     rules = {finding["rule"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert rules["class_count"]["severity"] == "error"
-
-
-HANGING_CHILD = """
-import multiprocessing, os, time
-import suite.cli
-from suite.errors import InputError
-
-def hang():
-    os.closerange(0, 3)  # the test waits for these
-    time.sleep(20)
-
-@suite.cli.cli.command("hang")
-def verb():
-    multiprocessing.Process(target=hang).start()  # no daemon: Python waits for it at the end
-    raise InputError("a disk does not answer")
-
-suite.cli._CHILDREN_END_S = 0.5
-suite.cli.main(["hang"])
-"""
-
-
-def test_a_child_that_does_not_end_does_not_keep_the_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HANGING_CHILD], capture_output=True, text=True, timeout=15
-    )
-    assert done.returncode == 1
-    assert done.stderr == "suite: a disk does not answer\n"
-
-
-def test_sigterm_cleans_up(tmp_path: Path) -> None:
-    code = (
-        "import suite.cli, sys, time, pathlib\n"
-        "@suite.cli.cli.command('wait')\n"
-        "def verb():\n"
-        "    try:\n"
-        "        print('ready', flush=True); time.sleep(60)\n"
-        f"    finally: pathlib.Path({str(tmp_path / 'cleaned')!r}).touch()\n"
-        "suite.cli.main(['wait'])\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.terminate()
-    assert process.wait(timeout=30) == 143
-    process.stdout.close()
-    assert (tmp_path / "cleaned").exists()
