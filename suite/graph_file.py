@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from suite.errors import InputError
 from suite.files import is_file, read_bounded
+from suite.graph_encoding import check_encoding
 from suite.graph_limits import (
-    check_encoding,
     check_operators,
     check_tensors,
     check_versions,
@@ -52,8 +52,8 @@ class GraphFile:
     """A graph as read from its file.
 
     Attributes:
-        model: sound as far as its metadata, inputs, outputs and tensors go; its operators are
-            standard ones, what they compute is not judged.
+        model: sound as far as its metadata, inputs, outputs and tensors go, of operators that this
+            suite exports and values of known sizes; what it computes is not judged.
         metadata: validated.
         sha256: of the file.
     """
@@ -76,11 +76,11 @@ def load_graph(path: Path) -> GraphFile:
     )
     _check_signature(model.graph, metadata, source=str(path))
     check_versions(model, metadata.opset, metadata.ir_version, source=str(path))
-    check_operators(model, opset=metadata.opset, source=str(path))
+    check_operators(model, opset=metadata.opset, source=str(path), ours=True)
     check_tensors(model, source=str(path))
     sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
     image_hw = sizing.canvas_hw(sizing.nominal_hw)
-    check_wiring(model, image_hw, images=IMAGE_NAMES, source=str(path))
+    check_wiring(model, image_hw, images=IMAGE_NAMES, source=str(path), ours=True)
     _check_sidecar(path, digest)
     return GraphFile(model, metadata, digest)
 

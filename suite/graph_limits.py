@@ -1,30 +1,39 @@
 """What a graph file may hold: no more than it says, and nothing that grows or runs without end.
 
-A small file can ask for much: two bytes make a node, one number declares a terabyte, thirty
-functions that each call the one before twice are a billion nodes, a loop may never end.
+A small file can ask for much: one number declares a terabyte, thirty functions that each call the
+one before twice are a billion nodes, a loop may never end.
+
+What is bounded, and what not: of a graph of this suite the size of every value at the size of image
+that its metadata speak of, and so the memory that one operator takes. A graph that takes images of
+any size may still ask for more at another one. Of graphs of others the values whose sizes ONNX can
+infer are bounded, and the rest is not. How long a graph computes is bounded for none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from suite.errors import InputError
-from suite.graph_shapes import infer_shapes
+from suite.graph_shapes import (
+    MAX_RANK,
+    OWN_OPERATORS,
+    OWN_OPSETS,
+    NoShapes,
+    Shape,
+    infer_shapes,
+    is_own,
+)
+from suite.graph_sizes import find_sizes
+from suite.strict_nodes import clean
 
-# A detector's graph has 10,000; each takes some 100 bytes of memory.
-MAX_PARTS = 500_000
-# Of one value between two operators, at one image: 8 GiB of float32. A detector's have 20 million.
+# Of one value between two operators: 8 GiB of float32. A detector's have 20 million an image.
 MAX_VALUE_NUMBERS = 2**31
-# One byte of a packed field may become eight in memory.
-_PACKED_BYTES_A_PART = 128
-_MAX_DEPTH = 100  # protobuf's own
 
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _MAX_SHOWN = 80
@@ -41,24 +50,10 @@ _NUMBERS: dict[int, str] = {
 }
 
 
-def check_encoding(content: bytes, *, source: str) -> None:
-    """Look through an encoded model before protobuf makes objects of it.
-
-    Raises:
-        InputError: it is no model, or has more than `MAX_PARTS` nodes, names and numbers.
-    """
-    try:
-        _Count(content).enter(0, len(content), onnx.ModelProto.DESCRIPTOR, depth=0)
-    except _TooMany as error:
-        raise InputError(
-            f"{source}: more than {MAX_PARTS:,} nodes, names and numbers; no detector has as many"
-        ) from error
-    except _Malformed as error:
-        raise InputError(f"{source}: not an ONNX file, or cut short") from error
-
-
 def check_tensors(model: onnx.ModelProto, *, source: str, of_others: bool = False) -> None:
     """Require of every tensor that it holds what it declares, and finite numbers.
+
+    Shapes of more than `MAX_RANK` sides are refused wherever they stand, tensors or not.
 
     Args:
         model: any.
@@ -68,9 +63,15 @@ def check_tensors(model: onnx.ModelProto, *, source: str, of_others: bool = Fals
     Raises:
         InputError: names the first that does not.
     """
+    for shape in _list_messages(model, onnx.TensorShapeProto):
+        if len(shape.dim) > MAX_RANK:
+            raise InputError(
+                f"{source}: declares a value of {len(shape.dim):,} sides; at most {MAX_RANK} are "
+                "read"
+            )
     for tensor in list_tensors(model):
         known = tensor.data_type in _NUMBERS
-        problem = _find_size_problem(tensor) if known else ""
+        problem = _find_shape_problem(tensor) or (_find_size_problem(tensor) if known else "")
         if not of_others:
             problem = problem or ("" if known else "is of a kind that no graph of this suite has")
             problem = problem or ("" if _is_finite(tensor) else "holds NaN or infinity")
@@ -79,28 +80,29 @@ def check_tensors(model: onnx.ModelProto, *, source: str, of_others: bool = Fals
 
 
 def check_versions(model: onnx.ModelProto, opset: int, ir_version: int, *, source: str) -> None:
-    """Require the versions that a graph's metadata speaks of, and that they are known here.
+    """Require the versions that a graph's metadata speaks of, and those that exports have.
 
     Raises:
         InputError: names both.
     """
-    newest = onnx.defs.onnx_opset_version()
     found = [entry.version for entry in model.opset_import if entry.domain in _STANDARD_DOMAINS]
-    if found != [opset] or opset > newest or model.ir_version != ir_version:
+    if found != [opset] or opset not in OWN_OPSETS or model.ir_version != ir_version:
         imports = ", ".join(map(str, found[:3])) or "none"
         raise InputError(
             f"{source}: of opset {imports} and IR {model.ir_version}, its metadata says {opset} "
-            f"and {ir_version}, and opset {newest} is the newest known here; export it again"
+            f"and {ir_version}, and exports have {OWN_OPSETS[0]} to {OWN_OPSETS[-1]}; export it "
+            "again"
         )
 
 
-def check_operators(model: onnx.ModelProto, *, opset: int, source: str) -> None:
+def check_operators(model: onnx.ModelProto, *, opset: int, source: str, ours: bool = False) -> None:
     """Require a plain list of standard operators: what ends, and runs in any runtime.
 
     Args:
         model: its tensors are sound.
         opset: of ONNX.
         source: how messages name the graph.
+        ours: whether only operators that this suite exports may be there.
 
     Raises:
         InputError: says what else is there.
@@ -117,10 +119,20 @@ def check_operators(model: onnx.ModelProto, *, opset: int, source: str) -> None:
                 f"{source}: operator {name} has a graph inside, which might never end; no graph of "
                 "this suite has"
             )
+        if ours and not is_own(node):
+            problem = "has attributes that no export has"
+            if node.op_type not in OWN_OPERATORS:
+                problem = "is none that this suite exports"
+            raise InputError(f"{source}: operator {name} {problem}; export it again")
 
 
 def check_wiring(
-    model: onnx.ModelProto, image_hw: tuple[int, int], *, images: Collection[str], source: str
+    model: onnx.ModelProto,
+    image_hw: tuple[int, int],
+    *,
+    images: Collection[str],
+    source: str,
+    ours: bool = False,
 ) -> None:
     """Require that every value is made once, before it is used, and is of a size that can be.
 
@@ -129,6 +141,8 @@ def check_wiring(
         image_hw: height and width of an image that it takes.
         images: names of the values that are images.
         source: how messages name it.
+        ours: whether it has only operators that this suite exports; the size of every value has to
+            be known then.
 
     Raises:
         InputError: names the value.
@@ -142,25 +156,55 @@ def check_wiring(
             problem = "used before it is made" if missing else "made twice"
             raise InputError(f"{source}: value {_show([*missing, *twice][0])} is {problem}")
         known.update(node.output)
-    shapes = infer_shapes(model, image_hw, images=images)
-    largest = max(shapes, key=lambda name: math.prod(shapes[name]), default="")
-    if largest and math.prod(shapes[largest]) > MAX_VALUE_NUMBERS:
-        shape = "x".join(map(str, shapes[largest]))
+    try:
+        shapes = (find_sizes if ours else infer_shapes)(model, image_hw, images=images)
+    except NoShapes as error:
         raise InputError(
-            f"{source}: value {_show(largest)} has {shape} numbers for one image; at most "
-            f"{MAX_VALUE_NUMBERS:,} are computed"
+            f"{source}: the sizes of its values cannot be inferred "
+            f"({clean(str(error).splitlines()[0])}); export it again"
+        ) from error
+    _check_sizes(shapes, source=source)
+    unknown = sorted(known - shapes.keys() - {""}) if ours else []
+    if unknown:
+        raise InputError(
+            f"{source}: value {_show(unknown[0])} is of a size that cannot be told from that of "
+            "the image; export it again"
         )
 
 
 def list_tensors(message: Message) -> Iterator[onnx.TensorProto]:
     """Yield every tensor below a message: weights, constants, those in branches and functions."""
-    if isinstance(message, onnx.TensorProto):
+    return _list_messages(message, onnx.TensorProto)
+
+
+def _list_messages(message: Message, kind: type[Message]) -> Iterator[Any]:
+    """Yield every message of a kind below another; there are none within one of these."""
+    if isinstance(message, kind):
         yield message
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
             for child in [value] if isinstance(value, Message) else value:
-                yield from list_tensors(child)
+                yield from _list_messages(child, kind)
+
+
+def _check_sizes(shapes: dict[str, Shape], *, source: str) -> None:
+    largest = max(shapes, key=lambda name: math.prod(shapes[name]), default="")
+    if largest and math.prod(shapes[largest]) > MAX_VALUE_NUMBERS:
+        shape = "x".join(map(str, shapes[largest]))
+        raise InputError(
+            f"{source}: value {_show(largest)} has {shape} numbers; at most "
+            f"{MAX_VALUE_NUMBERS:,} are computed at a time"
+        )
+
+
+def _find_shape_problem(tensor: onnx.TensorProto) -> str:
+    """Look at the shape before anything multiplies its sides."""
+    if len(tensor.dims) > MAX_RANK:
+        return f"declares {len(tensor.dims):,} sides, at most {MAX_RANK} are read"
+    if any(dim < 0 for dim in tensor.dims):
+        return f"declares {_show_shape(tensor)} numbers"
+    return ""
 
 
 def _find_size_problem(tensor: onnx.TensorProto) -> str:
@@ -169,10 +213,13 @@ def _find_size_problem(tensor: onnx.TensorProto) -> str:
     size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     numbers = getattr(tensor, _NUMBERS[tensor.data_type])
     stored = len(tensor.raw_data) / size if tensor.HasField("raw_data") else len(numbers)
-    if all(dim >= 0 for dim in tensor.dims) and stored == math.prod(tensor.dims):
+    if stored == math.prod(tensor.dims):
         return ""
-    shape = "x".join(map(str, tensor.dims[:8])) or "1"
-    return f"declares {shape} numbers and holds {stored:,.12g}"
+    return f"declares {_show_shape(tensor)} numbers and holds {stored:,.12g}"
+
+
+def _show_shape(tensor: onnx.TensorProto) -> str:
+    return "x".join(map(str, tensor.dims)) or "1"
 
 
 def _is_finite(tensor: onnx.TensorProto) -> bool:
@@ -182,80 +229,3 @@ def _is_finite(tensor: onnx.TensorProto) -> bool:
 
 def _show(text: str) -> str:
     return ascii(text[:_MAX_SHOWN])
-
-
-class _TooMany(Exception):
-    """More parts than allowed."""
-
-
-class _Malformed(Exception):
-    """Not the encoding of a message (https://protobuf.dev/programming-guides/encoding)."""
-
-
-@cache
-def _known_fields(descriptor: Descriptor) -> dict[int, FieldDescriptor]:
-    return {field.number: field for field in descriptor.fields}
-
-
-class _Count:
-    """Counts the fields of a message and of all within, in order of the file."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._left = MAX_PARTS
-
-    def enter(self, start: int, end: int, descriptor: Descriptor, *, depth: int) -> None:
-        """Count the fields between two places, which are of the message that is described."""
-        if depth > _MAX_DEPTH:
-            raise _Malformed
-        fields = _known_fields(descriptor)
-        position = start
-        while position < end:
-            self._spend(1)
-            tag, position = self._read_number(position)
-            kind, number = tag & 7, tag >> 3
-            if kind == 0:
-                _, position = self._read_number(position)
-            elif kind == 2:
-                length, position = self._read_number(position)
-                if position + length > end:
-                    raise _Malformed
-                if number in fields:
-                    self._look_inside(fields[number], position, length, depth)
-                position += length
-            elif kind in (1, 5):
-                position += 8 if kind == 1 else 4
-            else:
-                raise _Malformed
-        if position != end:
-            raise _Malformed
-
-    def _look_inside(self, field: FieldDescriptor, position: int, length: int, depth: int) -> None:
-        if field.message_type is not None:
-            self.enter(position, position + length, field.message_type, depth=depth + 1)
-        elif field.type == FieldDescriptor.TYPE_STRING:
-            # Protobuf would hand out bytes where all code expects text.
-            try:
-                self._content[position : position + length].decode()
-            except UnicodeDecodeError as error:
-                raise _Malformed from error
-        elif field.type != FieldDescriptor.TYPE_BYTES:
-            self._spend(length // _PACKED_BYTES_A_PART)
-
-    def _spend(self, parts: int) -> None:
-        self._left -= parts
-        if self._left < 0:
-            raise _TooMany
-
-    def _read_number(self, position: int) -> tuple[int, int]:
-        """Return a number of seven bits a byte, and the place behind it."""
-        value = 0
-        for shift in range(0, 70, 7):
-            if position >= len(self._content):
-                raise _Malformed
-            byte = self._content[position]
-            position += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value, position
-        raise _Malformed

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from suite.device import Kind, device_problem
 from suite.errors import InputError, MissingEnvironment, UsageError
+from suite.graph_metadata import Precision
 
 # Output names and inputs by name to outputs in the order of the names.
 RunGraph = Callable[[Sequence[str], Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
@@ -47,7 +48,12 @@ ORT = GraphRuntime()
 
 
 def open_graph(
-    content: bytes, *, source: str, kind: Kind = "cpu", runtime: GraphRuntime = ORT
+    content: bytes,
+    *,
+    source: str,
+    kind: Kind = "cpu",
+    runtime: GraphRuntime = ORT,
+    graph_precision: Precision = "fp32",
 ) -> RunGraph:
     """Open a graph in a runtime, on exactly the device that was asked for.
 
@@ -56,6 +62,7 @@ def open_graph(
         source: how messages name it.
         kind: of device; decides the execution provider.
         runtime: what runs it.
+        graph_precision: what the graph says of itself; decides what an Ascend may round.
 
     Raises:
         InputError: the runtime refuses the graph, now or when it runs.
@@ -69,19 +76,34 @@ def open_graph(
             f"--precision {runtime.precision}: ONNX Runtime computes a graph as it is; "
             "try --runtime openvino"
         )
-    return _open_in_onnxruntime(content, source=source, kind=kind, threads=runtime.threads)
+    provider = PROVIDERS[kind], provider_options(kind, graph_precision)
+    return _open_in_onnxruntime(content, source=source, provider=provider, threads=runtime.threads)
+
+
+def provider_options(kind: Kind, graph_precision: Precision) -> dict[str, str]:
+    """Return what ONNX Runtime's provider for a device is told; CANN's is unverified on Ascend."""
+    if kind != "npu":
+        return {}
+    return {"enable_cann_graph": "1", "precision_mode": cann_precision_mode(graph_precision)}
+
+
+def cann_precision_mode(graph_precision: Precision) -> str:
+    """Return how CANN, its compiler too, may round the numbers of a graph."""
+    # Left alone CANN computes all of it in fp16, the boxes too. Some of its chips convolve in no
+    # other, so what is fp32 becomes fp16 there, and only there.
+    return "must_keep_origin_dtype" if graph_precision == "fp16" else "allow_fp32_to_fp16"
 
 
 def _open_in_onnxruntime(
-    content: bytes, *, source: str, kind: Kind, threads: int | None
+    content: bytes, *, source: str, provider: tuple[str, dict[str, str]], threads: int | None
 ) -> RunGraph:
     import onnxruntime
 
-    provider = PROVIDERS[kind]
+    name = provider[0]
     available = onnxruntime.get_available_providers()
-    if provider not in available:
+    if name not in available:
         raise MissingEnvironment(
-            f"this onnxruntime has no {provider} (it has {', '.join(available)}); "
+            f"this onnxruntime has no {name} (it has {', '.join(available)}); "
             "install the onnxruntime build for this device or pass --device cpu"
         )
     options = onnxruntime.SessionOptions()
@@ -96,9 +118,9 @@ def _open_in_onnxruntime(
         )
     except errors as error:
         raise InputError(f"{source}: ONNX Runtime refuses it ({_first_line(error)})") from error
-    if session.get_providers()[0] != provider:
+    if session.get_providers()[0] != name:
         raise MissingEnvironment(
-            f"asked for {provider}, ONNX Runtime fell back to {session.get_providers()[0]}; "
+            f"asked for {name}, ONNX Runtime fell back to {session.get_providers()[0]}; "
             "check its driver and libraries or pass --device cpu"
         )
 

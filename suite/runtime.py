@@ -221,9 +221,12 @@ def _load_graph_detect(path: Path, device: Device, runtime: GraphRuntime) -> Loa
             "export it without --preprocess"
         )
     run = open_graph(
-        graph.model.SerializeToString(), source=str(path), kind=device.kind, runtime=runtime
+        graph.model.SerializeToString(),
+        source=str(path),
+        kind=device.kind,
+        runtime=runtime,
+        graph_precision=metadata.precision,
     )
-    feed = _feed_bytes if metadata.prepares_images else _feed_normalised
 
     def detect(images: Images) -> list[Detections]:
         images = images.to(torch.device("cpu"))
@@ -232,15 +235,14 @@ def _load_graph_detect(path: Path, device: Device, runtime: GraphRuntime) -> Loa
         return unpad([torch.from_numpy(output) for output in outputs], images)
 
     def _answers(images: Images) -> Iterator[Sequence[NDArray[Any]]]:
-        for fed in feed(images, metadata, str(path)):
-            outputs = run(OUTPUT_NAMES, {INPUT_NAME: fill_batch(fed, metadata.batch)})
-            check_answer(outputs, metadata, num_images=metadata.batch or len(fed), source=str(path))
-            yield [output[: len(fed)] for output in outputs]
+        for fed, count in feed_graph(images, metadata, source=str(path)):
+            outputs = run(OUTPUT_NAMES, {INPUT_NAME: fed})
+            check_answer(outputs, metadata, num_images=len(fed), source=str(path))
+            yield [output[:count] for output in outputs]
 
-    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
     return LoadedDetect(
         detect,
-        sizing=dataclasses.replace(sizing, resizes=not metadata.prepares_images),
+        sizing=size_for(metadata),
         class_names=metadata.class_names,
         category_ids=metadata.category_ids,
         runtime=runtime.describe(device.kind),
@@ -249,10 +251,36 @@ def _load_graph_detect(path: Path, device: Device, runtime: GraphRuntime) -> Loa
     )
 
 
+def size_for(metadata: GraphMetadata) -> Sizing:
+    """Return how images are fitted before a graph gets them."""
+    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
+    return dataclasses.replace(sizing, resizes=not metadata.prepares_images)
+
+
+def feed_graph(
+    images: Images, metadata: GraphMetadata, *, source: str
+) -> Iterator[tuple[NDArray[Any], int]]:
+    """Yield a graph's inputs, as many images at a time as it takes.
+
+    Args:
+        images: on the CPU, fitted by `size_for`.
+        metadata: of the graph; they alone decide how pixels become its input.
+        source: how messages name the graph.
+
+    Yields:
+        An input, and how many images it holds: a fixed batch is filled up with the last one.
+
+    Raises:
+        InputError: the graph cannot take images of this size.
+    """
+    feed = _feed_bytes if metadata.prepares_images else _feed_normalised
+    for fed in feed(images, metadata, source):
+        yield fill_batch(fed, metadata.batch), len(fed)
+
+
 def _feed_normalised(
     images: Images, metadata: GraphMetadata, source: str
 ) -> Iterator[NDArray[Any]]:
-    """Yield the inputs of a graph, as many images at a time as it takes."""
     # What the graph says of its input decides, not what our own loaders do.
     affine = _input_affine(metadata.input).expand(len(images.pixels), -1, -1)
     pixels = dataclasses.replace(images, affine=affine).normalised().numpy()

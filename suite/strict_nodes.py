@@ -11,7 +11,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -40,7 +40,7 @@ def compose_nodes(text: str) -> tuple[yaml.Node | None, list[tuple[int, str]]]:
         root: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         return None, [*problems, _explain(error, text)]
-    except _TooLarge as error:
+    except _Refused as error:
         return None, [(error.line, str(error))]
     return root, problems if root is not None else [(1, "empty")]
 
@@ -97,7 +97,7 @@ def suggest(text: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-class _TooLarge(Exception):
+class _Refused(Exception):
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
         self.line = line
@@ -105,7 +105,7 @@ class _TooLarge(Exception):
 
 def _find_indirections(text: str) -> list[tuple[int, str]]:
     found, depth = [], 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+    for count, event in enumerate(_list_events(text)):
         if getattr(event, "anchor", None):
             message = "anchors and aliases (& and *) are not allowed, write the value out"
             found.append((line_of(event), message))
@@ -114,10 +114,24 @@ def _find_indirections(text: str) -> list[tuple[int, str]]:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise _TooLarge(f"nested deeper than {MAX_DEPTH} levels", line_of(event))
+            raise _Refused(f"nested deeper than {MAX_DEPTH} levels", line_of(event))
         if count > MAX_EVENTS:
-            raise _TooLarge(f"more than {MAX_EVENTS:,} keys and values", line_of(event))
+            raise _Refused(f"more than {MAX_EVENTS:,} keys and values", line_of(event))
     return found
+
+
+def _list_events(text: str) -> Iterator[yaml.Event]:
+    loader = yaml.SafeLoader(text)
+    try:
+        while loader.check_event():
+            yield loader.get_event()  # type: ignore[no-untyped-call]
+    except yaml.YAMLError:
+        raise
+    except (OverflowError, ValueError) as error:  # of chr and int, which PyYAML asks unchecked
+        message = "not valid YAML: an escaped character or a version is out of range"
+        raise _Refused(message, loader.line + 1) from error
+    finally:
+        loader.dispose()
 
 
 def _explain(error: yaml.YAMLError, text: str) -> tuple[int, str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from suite.cli.flags import BATCH, FILE, IMAGE_SIZE, print_json
-from suite.errors import CheckFailed
+from suite.errors import CheckFailed, MissingEnvironment
+
+if TYPE_CHECKING:
+    from suite.graph_metadata import GraphMetadata
 
 
 @click.command()
@@ -50,14 +53,15 @@ from suite.errors import CheckFailed
     metavar="SOURCE",
     help="Photos for the proof of parity, and for the ranges of int8.",
 )
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--force", is_flag=True,
+              help="Replace an existing file, once the new one is proven.")  # fmt: skip
 @click.option("--web", type=FILE, metavar="DIR",
               help="Also write a page that detects in the browser.")  # fmt: skip
 @click.option("--web-runtime", type=FILE, metavar="DIR",
               help="Unpacked npm package onnxruntime-web; by default npm fetches it.")  # fmt: skip
 @click.option("--records", type=FILE, default=Path("runs"), show_default=True,
               help="Where the record's folder is made.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the parity figures.")
+@click.option("--json", "as_json", is_flag=True, help="Print one document with the parity figures.")
 def export(
     checkpoint: Path,
     output: Path | None,
@@ -75,8 +79,7 @@ def export(
     from suite.deploy.description import GraphRequest
     from suite.deploy.export import export as export_graph
     from suite.deploy.targets import format_handover
-    from suite.deploy.web import require_folder, write_page
-    from suite.graph_file import load_graph
+    from suite.deploy.web import require_detects, write_page
     from suite.predict import find_images
 
     request = GraphRequest(**wanted)
@@ -84,18 +87,50 @@ def export(
         raise click.UsageError("--print-atc is for graphs of --target cann")
     if print_trtexec and request.target != "tensorrt":
         raise click.UsageError("--print-trtexec is for graphs of --target tensorrt")
-    if web is not None:
-        require_folder(web)
+    output = output or checkpoint.with_suffix(".onnx")
+    _require_page(web, web_runtime, beside=(output, records))
+    handover: list[str] = []
+
+    def check(metadata: GraphMetadata) -> None:
+        if soc is not None or print_trtexec:
+            handover.append(format_handover(metadata, output, soc=soc or ""))
+        if web is not None:
+            require_detects(metadata, source=str(checkpoint))
+
     graph, parity = export_graph(
-        checkpoint, request, output=output, images=find_images(images), force=force
+        checkpoint, request, output=output, images=find_images(images), force=force, check=check
     )
     _keep_parity("export", graph, parity, records)
-    _show_parity(graph, parity, as_json)
-    if soc is not None or print_trtexec:
-        click.echo(format_handover(load_graph(graph).metadata, graph, soc=soc or ""), nl=False)
+    _show_parity(graph, parity, as_json, **({"handover": handover[0]} if handover else {}))
+    if handover and not as_json:
+        click.echo(handover[0], nl=False)
     if web is not None:
         page = write_page(graph, web, runtime_files=web_runtime)
         click.echo(f"{page}: serve its folder, for example with python -m http.server", err=True)
+
+
+def _require_page(web: Path | None, runtime_files: Path | None, *, beside: Sequence[Path]) -> None:
+    """Refuse what would keep a page from being written, before anything else is."""
+    import shutil
+
+    from suite.deploy.web import require_folder
+    from suite.deploy.web.runtime_files import PACKAGE, read_runtime
+
+    if web is None:
+        if runtime_files is not None:
+            raise click.UsageError("--web-runtime is for the page of --web DIR; pass that too")
+        return
+    require_folder(web)
+    for path in beside:
+        if web.absolute() in (path.absolute(), *path.absolute().parents):
+            raise click.UsageError(f"{path}: is inside of --web {web}, which holds the page alone")
+    if runtime_files is not None:
+        read_runtime(runtime_files)
+    elif shutil.which("npm") is None:
+        raise MissingEnvironment(
+            f"npm is not installed; install Node.js, or unpack {PACKAGE} elsewhere and give its "
+            "folder with --web-runtime"
+        )
 
 
 @click.command()
@@ -137,11 +172,11 @@ def _keep_parity(kind: str, graph: Path, parity: Any, output: Path) -> None:
     from suite.records import write_record
     from suite.run_folder import new_record_path
 
-    record = build_parity_record(kind, graph, parity)
+    record = build_parity_record(kind, parity)
     write_record(record, new_record_path(output, f"{kind}-{graph.stem}"))
 
 
-def _show_parity(graph: Path, parity: Any, as_json: bool) -> None:
+def _show_parity(graph: Path, parity: Any, as_json: bool, **more: Any) -> None:
     if as_json:
         failed = parity.first_failure()
         print_json(
@@ -150,6 +185,7 @@ def _show_parity(graph: Path, parity: Any, as_json: bool) -> None:
             parity=parity.as_dict(),
             stages=[asdict(stage) for stage in parity.stages()],
             first_difference=failed.name if failed else None,
+            **more,
         )
         return
     from suite.deploy.parity import format_parity

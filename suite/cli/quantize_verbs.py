@@ -15,10 +15,11 @@ from suite.errors import CheckFailed
 @click.argument("model", type=FILE)
 @click.option("--calibrate", "source", metavar="DIR", required=True,
               help="Images to measure ranges on; best of the training data.")  # fmt: skip
-@click.option("--calibration-images", "num_images", type=click.IntRange(min=1), default=128,
-              show_default=True, help="How many of them at most.")  # fmt: skip
-@click.option("--max-drop", type=click.FloatRange(0, 1), default=0.005, show_default=True,
-              help="How much AP may be lost; 0.005 is half a point of 100.")  # fmt: skip
+@click.option("--calibration-images", "num_images", type=click.IntRange(min=1),
+              show_default="as many as export takes", help="How many of them at most.")  # fmt: skip
+@click.option("--max-drop", type=click.FloatRange(0, 1),
+              show_default="what verify allows int8",
+              help="How much AP may be lost; 0.01 is a point of 100.")  # fmt: skip
 @click.option("--max-evaluations", type=click.IntRange(min=1), default=12, show_default=True,
               help="How many int8 graphs are judged at most.")  # fmt: skip
 @click.option("--recipe", help="Whose val split to judge on; by default the model's own.")
@@ -29,15 +30,17 @@ from suite.errors import CheckFailed
 @click.option(
     "--output", "-o", type=FILE, help="Name of the graph; by default MODEL with .int8.onnx."
 )
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option(
+    "--force", is_flag=True, help="Replace an existing file, once a graph keeps the budget."
+)
 @click.option("--records", type=FILE, default=Path("runs"), show_default=True,
               help="Where the record's folder is made.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the record.")
 def quantize(
     model: Path, source: str, recipe: str | None, records: Path, as_json: bool, **wanted: Any
 ) -> None:
-    """Write MODEL (.onnx, fp32) as int8, if its AP stays within a budget; else exit 3."""
-    from suite.deploy.quantize import QuantizeRequest, format_frontier
+    """Write MODEL (.onnx, fp32) as int8, as fast as an AP budget allows; exit 3 if it does not."""
+    from suite.deploy.quantize import QuantizeRequest, format_frontier, format_refusal
     from suite.deploy.quantize import quantize as quantize_graph
     from suite.predict import find_images
     from suite.recipe import load_recipe
@@ -45,7 +48,8 @@ def quantize(
     from suite.run_folder import new_record_path
 
     loaded = load_recipe(recipe) if recipe else None
-    request = QuantizeRequest(images=find_images([source]), recipe=loaded, **wanted)
+    given = {name: value for name, value in wanted.items() if value is not None}
+    request = QuantizeRequest(images=find_images([source]), recipe=loaded, **given)
     frontier = quantize_graph(model, request)
     write_record(frontier.record, new_record_path(records, f"quantize-{model.stem}"))
     if as_json:
@@ -53,13 +57,7 @@ def quantize(
     else:
         click.echo(format_frontier(frontier))
     if frontier.chosen is None:
-        best = frontier.best
-        raise CheckFailed(
-            f"{model}: none of {len(frontier.points)} int8 graphs keeps --max-drop "
-            f"{frontier.max_drop:g}; the best loses {frontier.before.ap - best.ap:.4f} AP with "
-            f"{best.num_float} of {frontier.num_convolutions} convolutions float; nothing is "
-            "written: pass more --calibration-images or a larger --max-drop"
-        )
+        raise CheckFailed(format_refusal(model, frontier))
     if not as_json:
         click.echo(str(frontier.target))
 

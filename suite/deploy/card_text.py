@@ -172,7 +172,7 @@ def _describe_parity(parity: Mapping[str, Any]) -> str:
         parity.get(name) for name in ("logits", "deltas", "detections", "paired")
     )
     numbers = (logits, deltas, found, paired)
-    if not all(isinstance(number, int | float) for number in numbers):
+    if not all(isinstance(number, int | float) and abs(number) < 2**53 for number in numbers):
         return "the sidecar has other figures; see --json"
     return (
         f"logits and deltas within {logits:.2g} and {deltas:.2g} of its checkpoint's, {paired:,} "

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from suite.checkpoint import build_recipe_detector
 from suite.graph_file import IMAGE_NAMES, NETWORK_INPUT_NAME
-from suite.graph_shapes import Shape, find_fed_inputs, infer_shapes
+from suite.graph_shapes import NoShapes, Shape, find_fed_inputs, infer_shapes
 from suite.recipe import Recipe
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -101,15 +101,24 @@ def _count_flops(
     model: onnx.ModelProto, products: list[onnx.NodeProto], image_hw: tuple[int, int]
 ) -> int | None:
     first = (value.name for value in find_fed_inputs(model.graph)[:1])
-    shapes = infer_shapes(model, image_hw, images={*IMAGE_NAMES, *first})
-    total = 0
+    try:
+        shapes = infer_shapes(model, image_hw, images={*IMAGE_NAMES, *first})
+    except NoShapes:
+        return None
+    total, batch = 0, _count_images(model.graph, shapes)
     for node in products:
         sides = [shapes.get(name) for name in (*node.input[:2], *node.output[:1])]
         if len(sides) != 3 or not all(sides):
             return None
         left, right, out = (side for side in sides if side)
         total += 2 * _multiplications(node.op_type, left, right, out)
-    return total
+    return total // batch
+
+
+def _count_images(graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> int:
+    """Return how many images the shapes are those of."""
+    first = next((shapes.get(value.name, ()) for value in find_fed_inputs(graph)), ())
+    return first[0] if len(first) == 4 else 1
 
 
 def _multiplications(op_type: str, left: Shape, right: Shape, out: Shape) -> int:

@@ -41,6 +41,8 @@ class EndToEnd:
     network_input_share: float
     logits: float
     deltas: float
+    logits_noise: float
+    deltas_noise: float
     pairing: Pairing
     overlap: Overlap
     batch_differences: int
@@ -68,6 +70,8 @@ def compare_images(sides: Sides, photos: Sequence[Photo]) -> EndToEnd:
         network_input_share=_worst(batch.network_input_share for batch in batches),
         logits=_worst(batch.logits for batch in batches),
         deltas=_worst(batch.deltas for batch in batches),
+        logits_noise=_worst(batch.logits_noise for batch in batches),
+        deltas_noise=_worst(batch.deltas_noise for batch in batches),
         pairing=sum((batch.pairing for batch in batches), start=NOTHING_PAIRED),
         overlap=sum((batch.overlap for batch in batches), start=Overlap(total=0, found=0)),
         batch_differences=sum(batch.batch_differences for batch in batches),
@@ -81,7 +85,9 @@ def _compare_batch(sides: Sides, fed: Fed, prepare: RunGraph | None) -> EndToEnd
     ours, theirs = sides.ask_checkpoint(fed), sides.ask_graph(fed)
     heads = theirs.heads if prepare is None else sides.ask_network(fed.pixels)
     difference, share = _compare_inputs(sides, fed, prepare)
-    logits, deltas = (distance(one, other) for one, other in zip(ours.heads, heads, strict=True))
+    pairs = list(zip(ours.heads, heads, strict=True))
+    logits, deltas = (distance(*pair) for pair in pairs)
+    logits_noise, deltas_noise = (_noise(*pair) for pair in pairs)
     alone = [sides.ask_file(fed.select(row)) for row in range(len(fed.pixels))]
     answers = [heads, theirs.heads, theirs.padded, *alone]
     padded = [theirs.padded, *alone] if sides.with_nms else []
@@ -90,6 +96,8 @@ def _compare_batch(sides: Sides, fed: Fed, prepare: RunGraph | None) -> EndToEnd
         network_input_share=share,
         logits=logits,
         deltas=deltas,
+        logits_noise=logits_noise,
+        deltas_noise=deltas_noise,
         pairing=_pair_answers(sides, fed, ours, theirs) if sides.with_nms else NOTHING_PAIRED,
         overlap=_overlap_answers(ours.padded, theirs.padded, sides, fed),
         batch_differences=sum(
@@ -104,6 +112,17 @@ def _compare_batch(sides: Sides, fed: Fed, prepare: RunGraph | None) -> EndToEnd
 def distance(one: NDArray[Any], other: NDArray[Any]) -> float:
     """Return the largest difference of two arrays; NaN where one holds it."""
     return float(np.abs(one - other).max()) if one.shape == other.shape else float("inf")
+
+
+def _noise(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """Return the root mean square of what differs over the deviation of what is right."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    squares = np.square(theirs - ours, dtype=np.float64).mean()
+    deviation = float(ours.std(dtype=np.float64))
+    return (
+        float(np.sqrt(squares)) / deviation if deviation else 0.0 if squares == 0 else float("inf")
+    )
 
 
 def _compare_inputs(sides: Sides, fed: Fed, prepare: RunGraph | None) -> tuple[float, float]:

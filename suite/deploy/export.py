@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from suite.deploy.quantization import (
     prepare_feeds,
     quantize_graph,
 )
-from suite.deploy.target_file import delete_graph, require_target, write_sidecar
+from suite.deploy.target_file import require_target, write_sidecar
 from suite.deploy.targets import check_target
 from suite.deploy.verify import measure_parity
 from suite.errors import CheckFailed, SuiteError, UsageError
@@ -36,6 +36,7 @@ def export(
     output: Path | None = None,
     images: Sequence[Path] = (),
     force: bool = False,
+    check: Callable[[GraphMetadata], None] = lambda _: None,
 ) -> tuple[Path, Parity]:
     """Write `<checkpoint>.onnx` and its sidecar, after proving that it equals the checkpoint.
 
@@ -44,7 +45,8 @@ def export(
         request: what kind of graph is wanted.
         output: another name for the graph.
         images: photos for the end-to-end comparison, and for the ranges of int8.
-        force: replace an existing file.
+        force: replace an existing file, once the new graph is proven.
+        check: raises where what comes after the export could not be done with such a graph.
 
     Returns:
         The graph's path and its parity figures.
@@ -52,14 +54,18 @@ def export(
     Raises:
         InputError: the checkpoint is unusable.
         UsageError: the target exists, or is not named `.onnx`, or there can be no such graph.
-        CheckFailed: the graph differs from the checkpoint; nothing stands at the target name then,
-            not even what stood there before.
+        CheckFailed: the graph differs from the checkpoint; it is not written, and what stood there
+            before stays.
         SuiteError: the target cannot be written.
     """
     output = output or checkpoint.with_suffix(".onnx")
     require_target(output, checkpoint, kind="checkpoint", force=force)
     trained = load_detector(checkpoint)
-    model = _build(trained, request or GraphRequest(), images)
+    request = request or GraphRequest()
+    metadata = describe_graph(trained, request)
+    check_target(metadata)
+    check(metadata)
+    model = _build(trained, request, metadata, images)
     try:
         with replacing(output) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
@@ -74,10 +80,16 @@ def export(
 
 
 def _build(
-    trained: TrainedDetector, request: GraphRequest, images: Sequence[Path]
+    trained: TrainedDetector,
+    request: GraphRequest,
+    metadata: GraphMetadata,
+    images: Sequence[Path],
 ) -> onnx.ModelProto:
-    metadata = describe_graph(trained, request)
-    check_target(metadata)
+    if request.precision == "int8" and not images:
+        raise UsageError(
+            "--precision int8: ranges are taken from photos; give some with --images, or quantize "
+            "an exported graph inside a budget of AP with `suite quantize`"
+        )
     model = build_graph(trained, replace(request, precision=_built_precision(request)))
     if request.precision == "int8":
         model = _quantize(model, metadata, images)
@@ -92,11 +104,6 @@ def _built_precision(request: GraphRequest) -> Precision:
 def _quantize(
     model: onnx.ModelProto, metadata: GraphMetadata, images: Sequence[Path]
 ) -> onnx.ModelProto:
-    if not images:
-        raise UsageError(
-            "--precision int8: ranges are taken from photos; give some with --images, or quantize "
-            "an exported graph inside a budget of AP with `suite quantize`"
-        )
     chosen = choose_images(images, NUM_CALIBRATION_IMAGES)
     quantised = quantize_graph(model, prepare_feeds(chosen, metadata))
     describe_in(quantised, replace(metadata, calibration=describe_calibration(chosen, ())))
@@ -105,7 +112,7 @@ def _quantize(
 
 def _require_parity(parity: Parity, checkpoint: Path, output: Path) -> None:
     if failures := parity.failures():
-        delete_graph(output)
+        kept = f"; {output} is an older one, and stays" if output.exists() else ""
         raise CheckFailed(
-            f"{checkpoint}: its graph does not compute the same: {'; '.join(failures)}"
+            f"{checkpoint}: its graph does not compute the same: {'; '.join(failures)}{kept}"
         )

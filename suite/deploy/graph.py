@@ -277,6 +277,11 @@ def _make_portable(model: onnx.ModelProto, opset: int) -> None:
     ]:
         part.doc_string = ""
         del part.metadata_props[:]
+    for node in graph.node:
+        # Its default, and unknown below opset 18, for which the exporter's converter leaves it.
+        for attribute in [one for one in node.attribute if one.name == "noop_with_empty_axes"]:
+            assert attribute.i == 0
+            node.attribute.remove(attribute)
 
 
 @contextlib.contextmanager

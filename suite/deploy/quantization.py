@@ -18,24 +18,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from suite.data.collating import Batch, collate
+from suite.data.collating import collate
 from suite.data.images import read_image
 from suite.data.preparing import prepare_image
 from suite.files import file_sha256
-from suite.graph_file import INPUT_NAME
-from suite.graph_metadata import Calibration, GraphInput, GraphMetadata
-from suite.runtime import fill_batch
-from suite.sizing import build_sizing
+from suite.graph_file import INPUT_NAME, THRESHOLD_NAMES
+from suite.graph_metadata import Calibration, GraphMetadata
+from suite.runtime import feed_graph, size_for
 
 NUM_CALIBRATION_IMAGES = 128
 
 Feed = dict[str, NDArray[Any]]
-# Of ONNX Runtime; the second is its default.
-_LOG_FATAL, _LOG_WARNING = 4, 2
 
 # Names of convolutions that stay float to the quantised graph.
 Quantise = Callable[[Collection[str]], onnx.ModelProto]
@@ -68,13 +64,14 @@ def calibrate(model: onnx.ModelProto, feeds: Iterable[Feed]) -> Iterator[Quantis
     reader: _Reader | None = _Reader(feeds)
     with tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         source = Path(scratch, "float.onnx")
-        source.write_bytes(model.SerializeToString())
+        source.write_bytes(_close_thresholds(model).SerializeToString())
 
         def quantise(float_nodes: Collection[str]) -> onnx.ModelProto:
             nonlocal reader
             staying = set(expand_blocks(blocks, float_nodes))
             quantised = _run_quantizer(source, reader, staying)
             reader = None  # the ranges are kept in the folder from now on
+            _feed_float(quantised)
             return _restore(quantised, model)
 
         yield quantise
@@ -120,31 +117,25 @@ def prepare_feeds(paths: Sequence[Path], metadata: GraphMetadata) -> Iterator[Fe
     What is missing to a last full batch is filled with repeats.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: an image cannot be read, or becomes too small for the graph.
     """
-    size = metadata.batch or 1
-    if metadata.prepares_images:
-        for path in paths:  # of different sizes, so each is a batch of its own
-            yield {INPUT_NAME: fill_batch(read_image(path)[None], size)}
-        return
-    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
+    # Those that a graph resizes itself are of different sizes, so each is a batch of its own.
+    size = 1 if metadata.prepares_images else metadata.batch or 1
+    sizing = size_for(metadata)
     for start in range(0, len(paths), size):
         chunk = paths[start : start + size]
-        examples = [prepare_image(read_image(path), sizing) for path in chunk]
-        yield {INPUT_NAME: fill_batch(_normalise(collate(examples), metadata.input), size)}
+        images = collate([prepare_image(read_image(path), sizing) for path in chunk]).images
+        for fed, _ in feed_graph(images, metadata, source=f"the graph, of {chunk[0]}"):
+            yield {INPUT_NAME: fed}
 
 
-def _normalise(batch: Batch, contract: GraphInput) -> NDArray[np.float32]:
-    """Do what the metadata say of the input, word by word."""
-    mean, std = (
-        np.array(three, np.float32)[:, None, None] for three in (contract.mean, contract.std)
-    )
-    pixels = batch.images.pixels.numpy()
-    fed = np.zeros(pixels.shape, np.float32)
-    for row, (height, width) in enumerate(batch.images.resized_hw.tolist()):
-        picture = pixels[row, :, :height, :width].astype(np.float32)
-        fed[row, :, :height, :width] = (picture * np.float32(contract.scale) - mean) / std
-    return fed
+def _close_thresholds(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose thresholds are constants; of others ONNX Runtime would warn."""
+    closed = onnx.ModelProto()
+    closed.CopyFrom(model)
+    del closed.graph.input[:]
+    closed.graph.input.extend(i for i in model.graph.input if i.name not in THRESHOLD_NAMES)
+    return closed
 
 
 class _Reader:
@@ -183,6 +174,30 @@ def _run_quantizer(
     return onnx.load(target)
 
 
+def _feed_float(quantised: onnx.ModelProto) -> None:
+    """Let convolutions that stay float read what was there before it was rounded for others.
+
+    Not behind a convolution in 8 bits: its result is rounded as it is computed, and whoever read it
+    unrounded would keep ONNX Runtime from fusing the two.
+    """
+    makers = {name: node for node in quantised.graph.node for name in node.output}
+
+    def is_made_by(name: str, kind: str) -> bool:
+        return name in makers and makers[name].op_type == kind
+
+    for node in quantised.graph.node:
+        if node.op_type != "Conv" or is_made_by(node.input[1], "DequantizeLinear"):
+            continue
+        if not is_made_by(node.input[0], "DequantizeLinear"):
+            continue
+        source = makers[makers[node.input[0]].input[0]].input[0]
+        rounded = is_made_by(source, "Conv") and is_made_by(
+            makers[source].input[1], "DequantizeLinear"
+        )
+        if not rounded:
+            node.input[0] = source
+
+
 def _restore(quantised: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """Take away what onnxruntime's tool adds to a graph beside operators and weights."""
     for name in ("ir_version", "producer_name", "producer_version", "doc_string"):
@@ -194,6 +209,8 @@ def _restore(quantised: onnx.ModelProto, original: onnx.ModelProto) -> onnx.Mode
     quantised.metadata_props.extend(original.metadata_props)
     graph = quantised.graph
     graph.name, graph.doc_string = original.graph.name, original.graph.doc_string
+    del graph.input[:]
+    graph.input.extend(original.graph.input)
     del graph.value_info[:]
     made = {name for node in graph.node for name in node.output}
     graph.value_info.extend(value for value in original.graph.value_info if value.name in made)
@@ -207,18 +224,13 @@ def _restore(quantised: onnx.ModelProto, original: onnx.ModelProto) -> onnx.Mode
 def _silent() -> Iterator[None]:
     """Silence the tool's advice to preprocess, which fails on these graphs and gains nothing.
 
-    It speaks through the root logger, which would get a handler for good if it had none; its
-    session warns of thresholds that are inputs too.
+    It speaks through the root logger, which would get a handler for good if it had none.
     """
-    import onnxruntime
-
     root, handler, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
     root.addHandler(handler)
     logging.disable(logging.WARNING)
-    onnxruntime.set_default_logger_severity(_LOG_FATAL)
     try:
         yield
     finally:
-        onnxruntime.set_default_logger_severity(_LOG_WARNING)
         logging.disable(before)
         root.removeHandler(handler)

@@ -9,6 +9,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from models.postprocess import PostprocessParameters
 from suite.deploy.end_to_end import distance
 from suite.deploy.parity import MAX_HEAD_DIFFERENCE, Parity
 from suite.deploy.parts import open_part
@@ -37,7 +38,7 @@ def find_cause(sides: Sides, parity: Parity) -> str:
     if stage.name == "candidates":
         return _blame_candidates(sides)
     if stage.name == "NMS":
-        return ", ".join(_list_other_limits(sides))
+        return ", ".join(list_other_limits(sides.graph.model.graph, sides.parameters))
     return ""
 
 
@@ -104,11 +105,9 @@ def _blame_candidates(sides: Sides) -> str:
     return "anchors or how boxes are decoded from them: the scores are equal"
 
 
-def _list_other_limits(sides: Sides) -> Iterator[str]:
-    """Yield what the graph's own NonMaxSuppression has instead of the checkpoint's."""
-    graph = sides.graph.model.graph
+def list_other_limits(graph: onnx.GraphProto, limits: PostprocessParameters) -> Iterator[str]:
+    """Yield what a graph's own NonMaxSuppression has instead of the checkpoint's."""
     nodes = [node for node in graph.node if node.op_type == "NonMaxSuppression"]
-    limits = sides.parameters
     wanted = {
         "max_output_boxes": (2, limits.max_detections),
         "IoU threshold": (3, limits.iou_threshold),

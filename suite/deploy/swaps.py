@@ -74,12 +74,14 @@ def _tell(swapped: bool, normalisation: str) -> str:
     return ", and ".join(parts)
 
 
-class _Fit(NamedTuple):
+class Fit(NamedTuple):
     """How a preparation explains a network's input.
 
     Attributes:
         residual: mean difference in bytes.
         factors, offsets: [3], input = bytes x factor + offset of each channel.
+        swapped: whether channels are in the order BGR.
+        resize: in words; "" for the checkpoint's own.
     """
 
     residual: float
@@ -88,9 +90,38 @@ class _Fit(NamedTuple):
     swapped: bool
     resize: str
 
+    @property
+    def normalisation(self) -> str | None:
+        """Which of the usual ones it is, "" for the checkpoint's own; None: none of them."""
+        for name, (scale, mean, std) in _NORMALISATIONS.items():
+            factors, offsets = scale / std, -mean / std
+            if np.allclose(self.factors, factors, rtol=0.01) and np.allclose(
+                self.offsets, offsets, rtol=0.01, atol=float(2 * np.abs(factors).max())
+            ):
+                return name
+        return None
+
+    @property
+    def distance(self) -> float:
+        """How far white and black are from where the checkpoint has them, at most."""
+        offsets = self.offsets + MEAN / STD
+        factors = 255 * self.factors - 1 / STD
+        return float(np.abs([offsets, offsets + factors]).max())
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it is the checkpoint's own preparation."""
+        explained = self.residual <= _MAX_RESIZE_RESIDUAL and not self.swapped
+        return explained and self.resize == self.normalisation == ""
+
 
 def explain_input(images: NDArray[np.uint8], found: NDArray[np.float32], sizing: Sizing) -> str:
-    """Say how images [N,H,W,3] became the network's input [N,3,h,w] in a graph.
+    """Say how images [N,H,W,3] became the network's input [N,3,h,w] in a graph."""
+    return tell_fit(find_fit(images, found, sizing))
+
+
+def find_fit(images: NDArray[np.uint8], found: NDArray[np.float32], sizing: Sizing) -> Fit:
+    """Find the preparation that explains best how images [N,H,W,3] became an input [N,3,h,w].
 
     Every resize is tried, with both orders of channels; what scale, mean and std go with it is
     computed, so that they need not be known ones.
@@ -105,17 +136,21 @@ def explain_input(images: NDArray[np.uint8], found: NDArray[np.float32], sizing:
         for resized in [resize(pixels, (height, width)).numpy().astype(np.float64)]
         for swapped in (False, True)
     ]
-    best = min(fits, key=lambda fit: fit.residual)
-    if not best.residual <= _MAX_RESIZE_RESIDUAL:
+    return min(fits, key=lambda fit: fit.residual)
+
+
+def tell_fit(fit: Fit) -> str:
+    """Say what of a preparation is not the checkpoint's."""
+    if not fit.residual <= _MAX_RESIZE_RESIDUAL:
         return "the preparation of images, by none of the resizes and orders of channels known"
-    parts = [best.resize, _SWAPPED if best.swapped else "", _name_affine(best)]
+    parts = [fit.resize, _SWAPPED if fit.swapped else "", _name_affine(fit)]
     told = [part for part in parts if part]
     return "the preparation of images; " + ("; ".join(told) or "small differences only")
 
 
 def _fit(
     resized: NDArray[np.float64], found: NDArray[np.float64], swapped: bool, resize: str
-) -> _Fit:
+) -> Fit:
     """Fit a line to each channel, of the bytes of a resize and what the graph has."""
     factors, offsets, residuals = [], [], []
     for channel in range(3):
@@ -126,16 +161,12 @@ def _fit(
         factors.append(factor)
         offsets.append(offset)
         residuals.append(np.abs(ours * factor + offset - theirs).mean() / abs(factor))
-    return _Fit(float(np.mean(residuals)), np.array(factors), np.array(offsets), swapped, resize)
+    return Fit(float(np.mean(residuals)), np.array(factors), np.array(offsets), swapped, resize)
 
 
-def _name_affine(fit: _Fit) -> str:
-    for name, (scale, mean, std) in _NORMALISATIONS.items():
-        factors, offsets = scale / std, -mean / std
-        if np.allclose(fit.factors, factors, rtol=0.01) and np.allclose(
-            fit.offsets, offsets, rtol=0.01, atol=float(2 * np.abs(factors).max())
-        ):
-            return f"it has {name}" if name else ""
+def _name_affine(fit: Fit) -> str:
+    if fit.normalisation is not None:
+        return f"it has {fit.normalisation}" if fit.normalisation else ""
     std = 1 / (255 * fit.factors)
     mean = -fit.offsets * std
     shown = (", ".join(f"{value:.3f}" for value in values) for values in (mean, std))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from suite.errors import UsageError
+from suite.errors import SuiteError, UsageError
 from suite.files import write_text
 from suite.graph_file import GraphFile, sidecar_path
 from suite.graph_metadata import encode_metadata
@@ -19,21 +21,39 @@ def require_target(target: Path, source: Path, *, kind: str, force: bool) -> Non
         target: the graph's.
         source: what it is made of.
         kind: what that is, for people.
-        force: whether an existing file may be replaced.
+        force: whether existing files, a graph and its sidecar, may be replaced.
 
     Raises:
-        UsageError: it does not end with `.onnx`, is a folder or the source, or is there already.
+        UsageError: it does not end with `.onnx`, is a folder or the source, or it or a sidecar of
+            that name is there already.
+        SuiteError: nothing can be written there.
     """
     if target.suffix != ".onnx":
         raise UsageError(f"{target}: the name of a graph ends with .onnx")
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder")
-    if not target.exists():
-        return
-    if source.exists() and target.samefile(source):
+    try:
+        _require_free(target, source, kind=kind, force=force)
+        _probe(target)
+    except OSError as error:
+        raise SuiteError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def _require_free(target: Path, source: Path, *, kind: str, force: bool) -> None:
+    if target.exists() and source.exists() and target.samefile(source):
         raise UsageError(f"{target}: is the {kind} itself; pass another --output")
-    if not force:
-        raise UsageError(f"{target}: exists already; pass --force to replace it")
+    for path in (target, sidecar_path(target)):
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder")
+        if os.path.lexists(path) and not force:
+            raise UsageError(f"{path}: exists already; pass --force to replace it")
+
+
+def _probe(target: Path) -> None:
+    """Write to the folder of a graph, or to that in which it will be made; nothing stays."""
+    folder = target.absolute().parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def write_sidecar(target: Path, graph: GraphFile, measured: dict[str, Any]) -> None:
@@ -44,9 +64,3 @@ def write_sidecar(target: Path, graph: GraphFile, measured: dict[str, Any]) -> N
     """
     content = {**encode_metadata(graph.metadata), "sha256": graph.sha256, **measured}
     write_text(sidecar_path(target), json.dumps(content, indent=2) + "\n")
-
-
-def delete_graph(target: Path) -> None:
-    """Delete a graph and its sidecar, so that none is taken for what could not be written."""
-    target.unlink(missing_ok=True)
-    sidecar_path(target).unlink(missing_ok=True)

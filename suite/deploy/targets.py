@@ -20,6 +20,7 @@ import onnx
 from suite.errors import UsageError
 from suite.graph_file import INPUT_NAME
 from suite.graph_metadata import GraphMetadata, Precision, Target
+from suite.graph_session import PROVIDERS, cann_precision_mode, provider_options
 from suite.sizing import STRIDE_MULTIPLE, build_sizing
 
 UNVERIFIED: Final = "unverified on hardware"
@@ -88,11 +89,12 @@ def check_target(metadata: GraphMetadata, model: onnx.ModelProto | None = None) 
         raise UsageError(f"--target {metadata.target}: {LIMITS[metadata.target].name} takes{lines}")
 
 
-def provider_options(metadata: GraphMetadata) -> list[tuple[str, dict[str, str]]]:
+def list_providers(metadata: GraphMetadata) -> list[tuple[str, dict[str, str]]]:
     """Return execution providers of ONNX Runtime with their options, in order of preference.
 
     What the first does not take falls to the next: assert `session.get_providers()[0]` before a
-    number is believed. TensorRT and CANN: unverified on hardware.
+    number is believed. TensorRT and CANN: unverified on hardware. Those of CANN are what
+    `open_graph` itself passes on an Ascend; this suite opens no session with TensorRT's.
 
     Raises:
         UsageError: the graph is made for a runtime of its own.
@@ -107,9 +109,28 @@ def provider_options(metadata: GraphMetadata) -> list[tuple[str, dict[str, str]]
                 options[f"trt_profile_{name}_shapes"] = _profile(shape)
         return [("TensorrtExecutionProvider", options), ("CUDAExecutionProvider", {})]
     if metadata.target == "cann":
-        options = {"enable_cann_graph": "1", "precision_mode": _precision_mode(metadata)}
-        return [("CANNExecutionProvider", options)]
+        return [(PROVIDERS["npu"], provider_options("npu", metadata.precision))]
     raise UsageError("OpenVINO runs its graphs itself, without ONNX Runtime's providers")
+
+
+def require_int8(metadata: GraphMetadata, *, source: str) -> None:
+    """Refuse a graph whose runtime would not take it in int8.
+
+    Args:
+        metadata: of the fp32 graph.
+        source: how messages name it.
+
+    Raises:
+        UsageError: it is made for such a runtime.
+    """
+    limits = LIMITS[metadata.target]
+    if "int8" in limits.precisions:
+        return
+    able = [name for name, other in LIMITS.items() if "int8" in other.precisions]
+    raise UsageError(
+        f"{source}: exported with --target {metadata.target}, and {limits.name} takes "
+        f"{' and '.join(limits.precisions)}, not int8; export it with --target {' or '.join(able)}"
+    )
 
 
 def atc_command(metadata: GraphMetadata, graph: Path, soc: str) -> list[str]:
@@ -135,7 +156,7 @@ def atc_command(metadata: GraphMetadata, graph: Path, soc: str) -> list[str]:
         f"--soc_version={soc}",
         f"--input_format={metadata.input.layout}",
         f"--input_shape={INPUT_NAME}:{shape}",
-        f"--precision_mode={_precision_mode(metadata)}",
+        f"--precision_mode={cann_precision_mode(metadata.precision)}",
     ]
 
 
@@ -175,7 +196,7 @@ def format_handover(metadata: GraphMetadata, graph: Path, *, soc: str) -> str:
     return (
         f"# {LIMITS[metadata.target].name}: {UNVERIFIED}\n"
         f"{shlex.join(words)}\n"
-        f"# providers of ONNX Runtime: {json.dumps(provider_options(metadata))}\n"
+        f"# providers of ONNX Runtime: {json.dumps(list_providers(metadata))}\n"
     )
 
 
@@ -238,12 +259,6 @@ def _require_target(metadata: GraphMetadata, target: Target, graph: Path) -> Non
         raise UsageError(
             f"{graph}: made for {LIMITS[metadata.target].name}; export it with --target {target}"
         )
-
-
-def _precision_mode(metadata: GraphMetadata) -> str:
-    # Left alone CANN computes all of it in fp16, the boxes too. Some of its chips convolve in no
-    # other, so what is fp32 becomes fp16 there, and only there.
-    return "must_keep_origin_dtype" if metadata.precision == "fp16" else "allow_fp32_to_fp16"
 
 
 def _shape(metadata: GraphMetadata, batch: int, image_hw: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,6 +18,10 @@ from suite.deploy.parity import Parity
 from suite.deploy.sides import Photo, open_sides
 from suite.deploy.stages import compare_stages, open_stages
 from suite.deploy.suspects import find_cause
+from suite.deploy.third_party import build_detect, compare_third_party
+from suite.deploy.third_party_description import describe_own
+from suite.deploy.third_party_layouts import DESCRIPTIONS, ThirdParty, load_third_party
+from suite.deploy.third_party_pair import AS_PREPARED, open_pair
 from suite.device import build_device
 from suite.errors import CheckFailed, UsageError
 from suite.evaluation import evaluate
@@ -27,7 +31,7 @@ from suite.graph_metadata import GraphMetadata
 from suite.progress import Progress
 from suite.recipe import Recipe
 from suite.records import Record, build_record
-from suite.runtime import graph_subject, load_detect
+from suite.runtime import LoadedDetect, graph_subject, load_detect
 from suite.strict_yaml import list_keys
 
 _EVALUATION_BATCH = 8
@@ -54,12 +58,18 @@ class Comparison:
     data: str | None = None
     recipe: Recipe | None = None
 
+    @property
+    def with_data(self) -> bool:
+        """Whether AP is measured."""
+        return self.data is not None or self.recipe is not None
+
 
 def verify(model: Path, checkpoint: Path, on: Comparison | None = None) -> Parity:
     """Compare a graph with the checkpoint it is said to come from.
 
     Args:
-        model: the .onnx file.
+        model: the .onnx file; without metadata of ours it has to be of a known layout, see
+            `suite.deploy.third_party_layouts`.
         checkpoint: the .pth file.
         on: what they are compared on.
 
@@ -68,37 +78,75 @@ def verify(model: Path, checkpoint: Path, on: Comparison | None = None) -> Parit
 
     Raises:
         InputError: a file is unusable.
-        UsageError: the data are not of these classes.
+        UsageError: the data are not of these classes, or nothing was found that could be compared.
         CheckFailed: the two are of different shape, so there is nothing to measure.
     """
     on = on or Comparison()
-    graph = load_graph(model)
+    graph = load_third_party(model) or load_graph(model)
     trained = load_detector(checkpoint)
+    if isinstance(graph, GraphFile):
+        return _verify_own(graph, trained, on, places=(model, checkpoint))
+    return _verify_third_party(graph, trained, on, places=(model, checkpoint))
+
+
+def _verify_own(
+    graph: GraphFile, trained: TrainedDetector, on: Comparison, *, places: tuple[Path, Path]
+) -> Parity:
+    model, checkpoint = places
     differing = list_differences(graph.metadata, _describe_like(graph, trained))
     if not _SHAPE_FIELDS.isdisjoint(differing):
         raise CheckFailed(
             f"{model}: not the graph of {checkpoint}, they differ in {', '.join(differing)}"
         )
+    if on.with_data and graph.metadata.nms == "none":
+        raise UsageError(f"{model}: has no NMS inside, so no AP; leave --data out")
     parity = measure_parity(
         graph, trained, images=on.images, source=str(model), metadata=tuple(differing)
     )
-    if on.data is None and on.recipe is None:
+    if not on.with_data:
         return parity
-    return _judge_by_data(parity, model, checkpoint, on)
+    loaded = load_detect(model, device=build_device("cpu", "fp32"))
+    return _judge_by_data(parity, loaded, on, places=places)
 
 
-def _judge_by_data(parity: Parity, model: Path, checkpoint: Path, on: Comparison) -> Parity:
-    """Measure AP of both on the same images."""
-    if parity.nms_cases == 0:
-        raise UsageError(f"{model}: has no NMS inside, so no AP; leave --data out")
+def _verify_third_party(
+    foreign: ThirdParty, trained: TrainedDetector, on: Comparison, *, places: tuple[Path, Path]
+) -> Parity:
+    """Verify a graph that says nothing of itself, by all stages where it is one of ours."""
+    source, layout = str(places[0]), foreign.layout
+    if on.with_data and (layout.name == "heads" or layout.prepares):
+        raise UsageError(
+            f"{source}: has no metadata, and no NMS or its own preparation inside, so no AP; leave "
+            "--data out"
+        )
+    if layout.name not in ("heads", "suite"):
+        pair = open_pair(foreign, trained, source=source)
+        parity, reading = compare_third_party(pair, on.images)
+        return _judge_by_data(parity, build_detect(pair, reading), on, places=places)
+    graph = describe_own(foreign, trained, source=source)
+    parity = measure_parity(graph, trained, images=on.images, source=source)
+    parity = replace(parity, reading=f"read as {DESCRIPTIONS[layout.name]}")
+    if not on.with_data:
+        return parity
+    loaded = build_detect(open_pair(foreign, trained, source=source), AS_PREPARED)
+    return _judge_by_data(parity, loaded, on, places=places)
+
+
+def _judge_by_data(
+    parity: Parity, graph: LoadedDetect, on: Comparison, *, places: tuple[Path, Path]
+) -> Parity:
+    """Measure AP of both on the same images, where data are given."""
+    if not on.with_data:
+        return parity
+    model, checkpoint = places
+    trained = load_detect(checkpoint, device=build_device("cpu", "fp32"))
     recipe = on.recipe or find_recipe_of(checkpoint)
     section = recipe.data if on.data is None else replace(recipe.data, root=on.data)
     dataset = load_split(section, "val")
     progress = Progress(2 * len(dataset.samples), label="evaluate")
     found = []
     with closing(progress):
-        for number, path in enumerate((checkpoint, model)):
-            loaded = load_detect(path, device=build_device("cpu", "fp32"))
+        for number, (path, loaded) in enumerate(((checkpoint, trained), (model, graph))):
             require_same_classes(loaded, dataset, path)
             done = number * len(dataset.samples)
             evaluation, _ = evaluate(
@@ -119,7 +167,7 @@ def _advance(progress: Progress, before: int, images: int) -> None:
     progress.update(before + images)
 
 
-def build_parity_record(kind: str, model: Path, parity: Parity) -> Record:
+def build_parity_record(kind: str, parity: Parity) -> Record:
     """Return the record of a verification; the kind is "verify" or "export"."""
     figures = parity.as_dict()
     conditions = {
@@ -127,10 +175,10 @@ def build_parity_record(kind: str, model: Path, parity: Parity) -> Record:
         "differing_metadata": figures.pop("metadata"),
         "precision": figures.pop("precision"),
         "cause": figures.pop("cause"),
+        "reading": figures.pop("reading"),
         "failures": parity.failures(),
     }
-    subject = graph_subject(load_graph(model))
-    return build_record(kind, metrics=figures, subject=subject, conditions=conditions)
+    return build_record(kind, metrics=figures, subject=parity.subject, conditions=conditions)
 
 
 def list_differences(graph: GraphMetadata, checkpoint: GraphMetadata) -> list[str]:
@@ -180,6 +228,8 @@ def measure_parity(
         network_input_share=whole.network_input_share,
         logits=whole.logits,
         deltas=whole.deltas,
+        logits_noise=None if exact else whole.logits_noise,
+        deltas_noise=None if exact else whole.deltas_noise,
         detections=whole.pairing.total,
         paired=whole.pairing.paired,
         borderline=whole.pairing.borderline,
@@ -190,6 +240,7 @@ def measure_parity(
         nonfinite=whole.nonfinite,
         num_images=whole.num_images,
         metadata=metadata,
+        subject=graph_subject(graph),
     )
     if sides.with_nms:
         stages = open_stages(graph, trained.detector, parameters, source=source)

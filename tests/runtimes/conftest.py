@@ -1,4 +1,4 @@
-"""Two small detectors as graphs, pictures to feed them, and onnxruntime for Node from npm."""
+"""Two small detectors as graphs, pictures to feed them, and packages from npm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.conftest import small_checkpoint, small_photos, small_retinanet
 
 __all__ = ["small_checkpoint", "small_photos", "small_retinanet"]
 
-NPM_PACKAGES = ("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0")
+NPM_PACKAGES = ("onnxruntime-node@1.30.0", "onnxruntime-web@1.30.0", "axe-core@4.14.1")
 # With the images' preparation outside of the graph and inside.
 KINDS = ("ssd", "retinanet", "ssd_bytes", "retinanet_bytes")
 
@@ -73,7 +73,7 @@ def subjects(
 
 @pytest.fixture(scope="session")
 def npm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose `node_modules` hold onnxruntime for Node and for browsers."""
+    """A folder whose `node_modules` hold onnxruntime for Node and browsers, and axe."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.fail(f"{program} is not installed: install Node.js 20 or newer for these tests")

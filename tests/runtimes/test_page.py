@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -56,9 +58,11 @@ def serving(folder: Path, *, isolated: bool = False) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:  # else a test that fails would never end
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -257,14 +261,62 @@ def test_a_broken_folder_says_so(
         assert how == "damaged" or broken in said
 
 
+@pytest.mark.parametrize("isolated", [True, False])
 def test_threads_are_used_where_the_server_allows_them(
-    browser: Browser, pages: Callable[[str], Path], small_photos: list[Path]
+    browser: Browser, pages: Callable[[str], Path], small_photos: list[Path], isolated: bool
 ) -> None:
-    with serving(pages("ssd"), isolated=True) as url:
+    count = "globalThis.workers = 0; globalThis.Worker = class extends Worker {"
+    count += " constructor(...given) { super(...given); globalThis.workers++; } };"
+    browser.call("Emulation.setHardwareConcurrencyOverride", hardwareConcurrency=3)
+    script = browser.call("Page.addScriptToEvaluateOnNewDocument", source=count)
+    try:
+        with serving(pages("ssd"), isolated=isolated) as url:
+            open_page(browser, url)
+            assert browser.evaluate("crossOriginIsolated") is isolated
+            choose(browser, small_photos[0])
+            # The page's own thread is one of them.
+            assert browser.evaluate("workers") == (2 if isolated else 0)
+            assert browser.complaints == []
+    finally:
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", **script)
+
+
+def test_a_failing_test_ends_its_server(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(AssertionError, match="wrong"), serving(tmp_path):
+        raise AssertionError("wrong")
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("threshold", [0.28, 0.29, 0.305, 0.55])
+def test_the_slider_reaches_every_detection(
+    browser: Browser,
+    subjects: Callable[[str], Subject],
+    npm_folder: Path,
+    small_photos: list[Path],
+    tmp_path: Path,
+    threshold: float,
+) -> None:
+    """Thresholds are no whole hundredths, or are none to binary arithmetic."""
+    model = onnx.load(subjects("ssd").path)
+    limits = {entry.key: entry for entry in model.metadata_props}["postprocess"]
+    limits.value = json.dumps(json.loads(limits.value) | {"score_threshold": threshold})
+    baked = next(node for node in model.graph.node if node.op_type == "NonMaxSuppression").input[4]
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == baked]
+    shown = onnx.numpy_helper.to_array(tensor)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(shown, threshold), baked))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    folder = tmp_path / "page"
+    write_page(path, folder, runtime_files=npm_folder / "node_modules" / "onnxruntime-web")
+    loaded = load_detect(path, device=build_device("cpu", "fp32"))
+    expected = detect_image(loaded, read_image(small_photos[0]))
+    with serving(folder) as url:
         open_page(browser, url)
-        assert browser.evaluate("crossOriginIsolated") is True
         choose(browser, small_photos[0])
-        assert browser.complaints == []
+        found = show_all(browser)
+    assert len(found) == len(expected.scores) > 0
+    assert min(row["score"] for row in found) < threshold + 0.01
 
 
 def test_the_keyboard_reaches_everything(

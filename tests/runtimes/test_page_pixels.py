@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import fs from "node:fs";
-import { prepare, readDetections, resize } from "./detect.js";
+import { prepare, resize } from "./detect.js";
 const { cases, folder } = JSON.parse(fs.readFileSync(0, "utf8"));
 for (const [number, { work, hw, to, model }] of cases.entries()) {
   const rgba = fs.readFileSync(`${folder}/${number}.rgba`);
@@ -42,25 +42,47 @@ INTO = build_sizing(Resize(mode="pad", short_side=96, long_side=160), canvas_hw=
 SIZES = [(480, 640), (77, 100), (1080, 1920), (300, 300), (2, 3), (3000, 7), (101, 99)]
 
 
+READ = """
+import fs from "node:fs";
+import { readDetections } from "./detect.js";
+const model = { input: { dtype: "uint8" }, class_names: ["ball", "brick"] };
+for (const [count, labels] of JSON.parse(fs.readFileSync(0, "utf8"))) {
+  const outputs = { num_dets: { data: [count].map(BigInt) }, labels: { data: labels.map(BigInt) },
+    boxes: { data: new Float32Array(8).fill(3) }, scores: { data: new Float32Array(2) } };
+  try {
+    console.log(readDetections(outputs, [10, 10], model).map(({ name }) => name).join(" "));
+  } catch (error) {
+    console.log(error.message);
+  }
+}
+"""
+
+
 def run_node(folder: Path, images: list[NDArray[np.uint8]], cases: list[dict[str, Any]]) -> Any:
+    for number, image in enumerate(images):
+        alpha = np.full((*image.shape[:2], 1), 9, np.uint8)
+        np.concatenate([image, alpha], axis=2).tofile(folder / f"{number}.rgba")
+    lines = run_script(folder, SCRIPT, {"cases": cases, "folder": str(folder)})
+    return [json.loads(line) for line in lines]
+
+
+def run_script(folder: Path, script: str, told: Any) -> list[str]:
+    """Run JavaScript beside the page's own and return the lines it prints."""
     if shutil.which("node") is None:
         pytest.fail("node is not installed: install Node.js 20 or newer for these tests")
     shutil.copy(Path(web.__file__).with_name("page") / "detect.js", folder)
     (folder / "package.json").write_text('{"type": "module"}')
-    (folder / "run.js").write_text(SCRIPT)
-    for number, image in enumerate(images):
-        alpha = np.full((*image.shape[:2], 1), 9, np.uint8)
-        np.concatenate([image, alpha], axis=2).tofile(folder / f"{number}.rgba")
+    (folder / "run.js").write_text(script)
     done = subprocess.run(
         ["node", "run.js"],
         cwd=folder,
-        input=json.dumps({"cases": cases, "folder": str(folder)}),
+        input=json.dumps(told),
         capture_output=True,
         text=True,
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return done.stdout.splitlines()
 
 
 def describe(sizing: Sizing, dtype: str = "float32") -> dict[str, Any]:
@@ -111,3 +133,20 @@ def test_a_graph_that_prepares_images_gets_its_bytes(tmp_path: Path) -> None:
     assert run_node(tmp_path, [image], [case]) == [[1, *image.shape]]
     found = np.fromfile(tmp_path / "0.out", np.uint8).reshape(image.shape)
     assert (found == image).all()
+
+
+def test_answers_that_no_detector_gives_are_refused(tmp_path: Path) -> None:
+    said = run_script(
+        tmp_path, READ, [(2, [0, 1]), (0, [9, 9]), (3, [0, 0]), (10**9, [0, 0]), (-1, [0, 0]),
+                         (1, [1, 7]), (2, [1, 7]), (1, [-1, 0])],
+    )  # fmt: skip
+    assert said == [
+        "ball brick",
+        "",
+        "The graph answers with 3 detections in 2 rows.",
+        "The graph answers with 1000000000 detections in 2 rows.",
+        "The graph answers with -1 detections in 2 rows.",
+        "brick",
+        "The graph answers with label 7, which is none of its classes.",
+        "The graph answers with label -1, which is none of its classes.",
+    ]

@@ -202,15 +202,15 @@ def test_web_assembly(
     check_runtime(run_web, subjects(kind), num_images, tmp_path)
 
 
-# Where this build of ONNX Runtime has no CUDA there is nothing to test, and nothing is skipped.
-_CUDA_RUNS = [run_cuda] if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else []
+# Where this build of ONNX Runtime has no CUDA there is nothing to test: neither a skip nor a pass.
+if PROVIDERS["cuda"] in onnxruntime.get_available_providers():
 
-
-def test_cuda_where_present(subjects: Callable[[str], Subject], tmp_path: Path) -> None:
-    for run in _CUDA_RUNS:
-        for kind in KINDS:
-            for num_images in (1, 3):
-                check_runtime(run, subjects(kind), num_images, tmp_path)
+    @kinds
+    @batches
+    def test_cuda(
+        subjects: Callable[[str], Subject], kind: str, num_images: int, tmp_path: Path
+    ) -> None:
+        check_runtime(run_cuda, subjects(kind), num_images, tmp_path)
 
 
 def test_a_changed_answer_is_seen(subjects: Callable[[str], Subject], tmp_path: Path) -> None:

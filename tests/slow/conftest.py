@@ -1,4 +1,4 @@
-"""A TensorFlow of its own environment, installed once for all tests that hold us against it."""
+"""What costs minutes and is needed by several tests: a TensorFlow of its own, a finished demo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from suite.demo import demo
+from tests.once import build_once
 
 PACKAGES = ("tensorflow-cpu==2.21.0", "tf-keras==2.21.0")  # they wrote the stored files
 
@@ -18,3 +21,13 @@ def tensorflow_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", home], check=True)
     subprocess.run([home / "bin" / "pip", "install", "--quiet", *PACKAGES], check=True, timeout=900)
     return home / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def finished_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a demo that ran to its end: data, runs and report."""
+
+    def run(folder: Path) -> None:
+        demo(folder)
+
+    return build_once(tmp_path_factory, "demo", run)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from suite.demo import MIN_AP50, demo
+from suite.demo import MIN_AP50
 from suite.records import load_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-def test_the_demo_learns_and_reports(tmp_path: Path) -> None:
-    report = demo(tmp_path / "demo")
-    records = [load_record(path) for path in (tmp_path / "demo" / "runs").rglob("record.json")]
+def test_the_demo_learns_and_reports(finished_demo: Path) -> None:
+    report = finished_demo / "report.md"
+    records = [load_record(path) for path in (finished_demo / "runs").rglob("record.json")]
     kinds = sorted(record["kind"] for record in records)
     assert kinds == ["bench-infer", "bench-infer", "eval", "eval", "train"]
     ap50s = [record["metrics"]["ap50"] for record in records if record["kind"] == "eval"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,18 @@ from PIL import Image
 from suite.errors import InputError
 from suite.evaluation.coco_files import load_ground_truth, load_results
 from suite.graph_file import load_graph, read_model
-from suite.graph_limits import MAX_PARTS, check_encoding
 from tests.fuzz import tiny
+from tests.unit.hostile_graphs import (
+    HOSTILE,
+    UNINFERABLE,
+    Change,
+    add_operator,
+    add_tensor,
+    declare_value,
+    put_outside,
+    write,
+)
 
-Change = Callable[[onnx.ModelProto], None]
 Verb = Callable[..., Any]
 
 VERBS: dict[str, tuple[str, ...]] = {
@@ -45,147 +54,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(path: Path, change: Change = lambda model: None) -> Path:
-    model = tiny.build_graph()
-    change(model)
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
         load_graph(path)
     message = str(caught.value)
     assert message.startswith(str(path.parent)) and message.isprintable()
     return message
-
-
-def put_outside(model: onnx.ModelProto) -> None:
-    kernel = model.graph.initializer[0]
-    kernel.ClearField("float_data")
-    kernel.data_location = TensorProto.EXTERNAL
-    kernel.external_data.add(key="location", value="weights.bin")
-
-
-def insert_first(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
-    model.graph.node.insert(0, node)
-
-
-def loop_for_ever(model: onnx.ModelProto) -> None:
-    declare = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"])],
-        "body",
-        [declare("turn", TensorProto.INT64, []), declare("go", TensorProto.BOOL, [])],
-        [declare("on", TensorProto.BOOL, [])],
-    )
-    model.graph.initializer.append(helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
-    insert_first(model, helper.make_node("Loop", ["", "yes"], [], body=body))
-
-
-def nest_branches(model: onnx.ModelProto) -> None:
-    graph = model.graph
-    for _ in range(24):
-        node = graph.node.add(op_type="If", input=["images"], output=["deeper"])
-        graph = node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g
-
-
-def call_twice_thirty_times(model: onnx.ModelProto) -> None:
-    model.opset_import.add(domain="own", version=1)
-    for level in range(30):
-        function = model.functions.add(name=f"f{level}", domain="own", input=["x"], output=["y"])
-        kind = ("Relu", "") if level == 0 else (f"f{level - 1}", "own")
-        function.node.add(op_type=kind[0], domain=kind[1], input=["x"], output=["z"])
-        function.node.add(op_type=kind[0], domain=kind[1], input=["z"], output=["y"])
-    insert_first(model, helper.make_node("f29", ["images"], ["slow"], domain="own"))
-
-
-def fill_a_terabyte(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(helper.make_tensor("side", TensorProto.INT64, [1], [2**38]))
-    insert_first(model, helper.make_node("ConstantOfShape", ["side"], ["filled"]))
-
-
-def declare(*dims: int) -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        model.graph.initializer[0].dims[:] = dims
-
-    return change
-
-
-def shorten_raw(model: onnx.ModelProto) -> None:
-    kernel = model.graph.initializer[0]
-    kernel.ClearField("float_data")
-    kernel.raw_data = bytes(4 * 6 - 1)
-
-
-def spoil(value: float) -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        model.graph.initializer[0].float_data[2] = value
-
-    return change
-
-
-def rename_operator(op_type: str, domain: str = "") -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        model.graph.node[0].op_type, model.graph.node[0].domain = op_type, domain
-
-    return change
-
-
-def import_opset(*versions: int) -> Change:
-    def change(model: onnx.ModelProto) -> None:
-        del model.opset_import[:]
-        model.opset_import.extend(helper.make_opsetid("", version) for version in versions)
-
-    return change
-
-
-def set_ir(model: onnx.ModelProto) -> None:
-    model.ir_version = 99
-
-
-def store_sparse(model: onnx.ModelProto) -> None:
-    sparse = model.graph.sparse_initializer.add(dims=[2**40])
-    sparse.values.CopyFrom(helper.make_tensor("much", TensorProto.FLOAT, [1], [1.0]))
-    sparse.indices.CopyFrom(helper.make_tensor("at", TensorProto.INT64, [1], [0]))
-
-
-def store_texts(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(helper.make_tensor("t", TensorProto.STRING, [1], [b"x"]))
-
-
-def use_unmade(model: onnx.ModelProto) -> None:
-    model.graph.node[0].input[0] = "nowhere"
-
-
-def make_twice(model: onnx.ModelProto) -> None:
-    model.graph.node[1].output[0] = "logits"
-
-
-HOSTILE: dict[str, tuple[Change, str]] = {
-    "outside": (put_outside, "refers to tensors in other files"),
-    "loop": (loop_for_ever, "operator 'Loop' has a graph inside"),
-    "branches": (nest_branches, "operator 'If' has a graph inside"),
-    "functions": (call_twice_thirty_times, "has functions or sparse tensors"),
-    "sparse": (store_sparse, "has functions or sparse tensors"),
-    "filled": (fill_a_terabyte, "value 'filled' has 274877906944 numbers"),
-    "terabyte": (declare(2**40, 3, 1, 1), "declares 1099511627776x3x1x1 numbers and holds 6"),
-    "overflow": (declare(2**62, 2**62, 4, 4), "numbers and holds 6"),
-    "negative": (declare(-2, -3, 1, 1), "declares -2x-3x1x1 numbers and holds 6"),
-    "short": (shorten_raw, "declares 2x3x1x1 numbers and holds 5.75"),
-    "nan": (spoil(float("nan")), "'kernel' holds NaN or infinity"),
-    "infinity": (spoil(float("inf")), "'kernel' holds NaN or infinity"),
-    "texts": (store_texts, "'t' is of a kind that no graph of this suite has"),
-    "operator": (rename_operator("Frobnicate"), "'Frobnicate' is none of ONNX opset 18"),
-    "domain": (rename_operator("Conv", "evil\x1b[2J"), "of 'evil\\x1b[2J' is none of ONNX"),
-    "old opset": (import_opset(7), "of opset 7 and IR 8, its metadata says 18"),
-    "future opset": (import_opset(999), "of opset 999 and IR 8"),
-    "no opset": (import_opset(), "of opset none"),
-    "two opsets": (import_opset(18, 18), "of opset 18, 18"),
-    "ir version": (set_ir, "IR 99, its metadata says 18 and 8"),
-    "unmade": (use_unmade, "value 'nowhere' is used before it is made"),
-    "made twice": (make_twice, "value 'logits' is made twice"),
-}
 
 
 def test_the_tiny_graph_itself_is_sound(folder: Path, run_suite: Verb) -> None:
@@ -214,6 +88,53 @@ def test_every_verb_refuses_in_one_sentence_and_writes_nothing(
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "photo.png"]
 
 
+@pytest.mark.parametrize("name", UNINFERABLE)
+def test_the_cost_of_what_onnx_cannot_infer_is_unknown(
+    folder: Path, run_suite: Verb, name: str
+) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        UNINFERABLE[name](model)
+        del model.metadata_props[:]
+
+    finished = run_suite("inspect", write(folder / "model.onnx", change), "--json")
+    assert finished.code == 0 and finished.stderr == ""
+    cost = json.loads(finished.stdout)["cost"]
+    assert cost["flops"] is None and cost["parameters"] == 6
+    assert_refused(
+        run_suite, "verify", folder / "model.onnx", "the sizes of its values cannot be inferred"
+    )
+
+
+def test_the_cost_of_what_only_others_use_is_counted(folder: Path, run_suite: Verb) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        add_operator("LayerNormalization", "x", inputs="images side")(model)
+        model.graph.initializer.append(helper.make_tensor("side", TensorProto.FLOAT, [1], [1.0]))
+        del model.metadata_props[:]
+
+    # What lies in the working folder is not what looks at it.
+    (folder / "onnx.py").write_text("raise SystemExit('imported')")
+    finished = run_suite("inspect", write(folder / "model.onnx", change), "--json")
+    assert json.loads(finished.stdout)["cost"]["flops"] == 2 * 32 * 32 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (add_tensor(TensorProto.BFLOAT16, *[2**62] * 100_000), "'strange' declares 100,000 sides"),
+        (add_tensor(TensorProto.BFLOAT16, -5, 3), "'strange' declares -5x3 numbers"),
+        (declare_value(100_000), "declares a value of 100,000 sides"),
+    ],
+)
+def test_shapes_in_graphs_of_others_are_limited_too(
+    folder: Path, run_suite: Verb, change: Change, complaint: str
+) -> None:
+    def change_both(model: onnx.ModelProto) -> None:
+        change(model)
+        del model.metadata_props[:]
+
+    assert_refused(run_suite, "inspect", write(folder / "model.onnx", change_both), complaint)
+
+
 def assert_refused(run_suite: Verb, verb: str, model: Path, complaint: str) -> None:
     words = [str(model) if word == "MODEL" else word for word in VERBS[verb]]
     finished = run_suite(*words)
@@ -222,9 +143,36 @@ def assert_refused(run_suite: Verb, verb: str, model: Path, complaint: str) -> N
     assert complaint in finished.stderr
 
 
-@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "link.bin", "hard.bin"])
+class Watch:
+    """What this process opens, by the paths that lead there, while `paths` is a list."""
+
+    paths: list[str] | None = None
+
+    def note(self, event: str, arguments: tuple[object, ...]) -> None:
+        path = arguments[0] if arguments else None
+        if event == "open" and self.paths is not None and isinstance(path, str | bytes):
+            self.paths.append(os.path.realpath(os.fsdecode(path)))
+
+
+@pytest.fixture(scope="session")
+def lasting_watch() -> Watch:
+    """One for all tests: Python cannot take such a hook away."""
+    watch = Watch()
+    sys.addaudithook(watch.note)
+    return watch
+
+
+@pytest.fixture
+def opened(lasting_watch: Watch) -> Iterator[list[str]]:
+    """What the test opens, links followed."""
+    lasting_watch.paths = []
+    yield lasting_watch.paths
+    lasting_watch.paths = None
+
+
+@pytest.mark.parametrize("location", ["../secret", "SECRET", "link.bin", "hard.bin"])
 def test_other_files_are_not_opened_by_any_way_to_them(
-    folder: Path, location: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, location: str, opened: list[str]
 ) -> None:
     inside = folder / "inside"
     inside.mkdir()
@@ -235,66 +183,17 @@ def test_other_files_are_not_opened_by_any_way_to_them(
 
     def refer(model: onnx.ModelProto) -> None:
         put_outside(model)
-        model.graph.initializer[0].external_data[0].value = location
+        place = location.replace("SECRET", str(secret))
+        model.graph.initializer[0].external_data[0].value = place
 
     path = write(inside / "model.onnx", refer)
+    opened.clear()
     assert "refers to tensors in other files" in refusal(path)
     with pytest.raises(InputError, match="refers to tensors in other files"):
         read_model(path)
-
-
-def enclose(field: bytes, content: bytes) -> bytes:
-    """Return a field of a message: its tag, the length of what is in it, that itself."""
-    length, size = b"", len(content)
-    while size > 127:
-        length, size = length + bytes([size & 127 | 128]), size >> 7
-    return field + length + bytes([size]) + content
-
-
-def test_a_million_empty_nodes_are_refused_before_there_are_objects_of_them(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write(folder / "many.onnx")
-    nodes = enclose(b"\x0a", b"") * (2 * MAX_PARTS)
-    path.write_bytes(path.read_bytes() + enclose(b"\x3a", nodes))
-    monkeypatch.setattr(onnx, "load_model_from_string", lambda *_: pytest.fail("was parsed"))
-    assert f"more than {MAX_PARTS:,} nodes" in refusal(path)
-
-
-def test_numbers_that_grow_when_they_are_parsed_are_refused() -> None:
-    numbers = enclose(b"\x3a", bytes(64 * 2**20))  # int64_data, packed: eight times that
-    content = enclose(b"\x3a", enclose(b"\x2a", numbers))
-    with pytest.raises(InputError, match="more than 500,000 nodes, names and numbers"):
-        check_encoding(content, source="here")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\x3a\x7f",  # a graph of 127 bytes that are not there
-        b"\x3a\x02\x0a\x01",  # a node that ends after its graph
-        b"\x08\xff",  # a number without an end
-        b"\x08" + b"\xff" * 10 + b"\x01",  # a number of more than 64 bits
-        b"\x3b\x3c",  # a group, which ONNX has none of
-        b"\x09\x00",  # eight bytes, of which one is there
-        b"\x12\x01\xff",  # a producer that is not UTF-8
-        b"\x00\x00",  # no field has the number 0
-    ],
-)
-def test_what_is_not_the_encoding_of_a_model_is_refused(folder: Path, content: bytes) -> None:
-    path = folder / "model.onnx"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"not an ONNX file, or cut short"):
-        read_model(path)
-
-
-def test_messages_nested_deeper_than_protobuf_reads_are_refused() -> None:
-    content = b""
-    for _ in range(40):
-        for field in (b"\x32", b"\x2a", b"\x0a"):  # a graph of an attribute of a node
-            content = enclose(field, content)
-    with pytest.raises(InputError, match="not an ONNX file, or cut short"):
-        check_encoding(enclose(b"\x3a", content), source="here")
+    assert [name for name in opened if name.startswith(str(folder))] == [str(path)] * 2
+    secret.read_bytes()
+    assert opened[-1] == str(secret)  # so would we have seen it
 
 
 def test_a_link_to_a_model_is_a_model(folder: Path) -> None:
@@ -367,12 +266,16 @@ def test_recipes_that_are_no_files_or_too_much_are_refused(folder: Path, run_sui
     os.truncate(huge, 2**40)
     deep.write_text("a: " + "[" * 500_000)
     os.mkfifo(pipe)
+    (folder / "escape.yaml").write_text('# more than a character can be\na: "\\UFFFFFFFF"\n')
+    (folder / "version.yaml").write_text("%YAML 1." + "1" * 5000 + "\n---\na: 1\n")
     (folder / "zero.yaml").symlink_to("/dev/zero")
     for name, complaint in (
         ("huge.yaml", "larger than 1,048,576 bytes"),
         ("deep.yaml", "nested deeper than 20 levels"),
         ("pipe.yaml", "no such file"),
         ("zero.yaml", "no such file"),
+        ("escape.yaml", ":2: not valid YAML: an escaped character or a version is out of range"),
+        ("version.yaml", ":1: not valid YAML: an escaped character or a version is out of range"),
     ):
         finished = run_suite("recipes", "validate", folder / name)
         assert finished.code == 2 and complaint in finished.stderr

@@ -6,6 +6,7 @@ files give the same bytes. The names in the folder are ours; none comes from the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 from suite.deploy.web.runtime_files import RUNTIME_NAMES, fetch_runtime, read_runtime
 from suite.drawing import PALETTE
-from suite.errors import UsageError
+from suite.errors import InputError, UsageError
 from suite.files import completing, read_bounded, write_text
 from suite.graph_file import MAX_GRAPH_BYTES, GraphFile, load_graph
 from suite.graph_metadata import GraphMetadata, encode_metadata
@@ -44,6 +45,8 @@ def write_page(graph: Path, folder: Path, *, runtime_files: Path | None = None) 
     loaded = load_graph(graph)
     require_detects(loaded.metadata, source=str(graph))
     content = read_bounded(graph, limit=MAX_GRAPH_BYTES, remedy="give a graph")
+    if hashlib.sha256(content).hexdigest() != loaded.sha256:
+        raise InputError(f"{graph}: was written to while it was read; try again")
     runtime = read_runtime(runtime_files) if runtime_files is not None else fetch_runtime()
     with completing(folder) as temporary:
         for name in PAGE_NAMES:

@@ -15,6 +15,7 @@ from typing import Final
 
 from suite.errors import InputError, MissingEnvironment
 from suite.files import is_file, read_bounded
+from suite.strict_nodes import clean
 
 PACKAGE: Final = "onnxruntime-web@1.30.0"
 # Our name -> where it lies in the package, and its sha256 in the release that npm fetches.
@@ -85,14 +86,29 @@ def _pack(npm: str, folder: str) -> None:
     command = [npm, "pack", PACKAGE, "--ignore-scripts", "--silent", "--pack-destination", folder]
     try:
         done = subprocess.run(  # noqa: S603 - no part of it comes from outside
-            command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False
+            command,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingEnvironment(f"npm cannot fetch {PACKAGE} ({error}); try again") from error
+    except OSError as error:
+        raise _unfetched(str(error.strerror)) from error
+    except subprocess.TimeoutExpired as error:
+        raise _unfetched(f"no end within {_SECONDS} s") from error
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        reason = lines[0].strip()[:200] if lines else f"exit code {done.returncode}"
-        raise MissingEnvironment(f"npm cannot fetch {PACKAGE} ({reason}); try again, {_BY_PATH}")
+        raise _unfetched(lines[0].strip() if lines else f"exit code {done.returncode}")
+
+
+def _unfetched(reason: str) -> MissingEnvironment:
+    # What npm prints may hold escape sequences, its own or a registry's.
+    return MissingEnvironment(
+        f"npm cannot fetch {PACKAGE} ({clean(reason)}); try again, {_BY_PATH}"
+    )
 
 
 def _read_archive(path: Path) -> dict[str, bytes]:

@@ -230,3 +230,17 @@ def test_the_verb_prints_text_or_json(
         assert plain["metadata"]["class_names"] == ["square", "circle", "ring"]
     missing = run_suite("inspect", "absent.onnx")
     assert (missing.code, missing.stderr) == (1, "suite: absent.onnx: no such graph\n")
+
+
+def test_figures_of_a_sidecar_that_are_no_figures_are_not_shown(
+    small_graph: Path, tmp_path: Path, run_suite: Callable[..., Any]
+) -> None:
+    graph = tmp_path / "small.onnx"
+    graph.write_bytes(small_graph.read_bytes())
+    sidecar = json.loads(Path(f"{small_graph}.json").read_text())
+    for logits in (10**400, "0.1"):
+        sidecar["parity"]["logits"] = logits
+        Path(f"{graph}.json").write_text(json.dumps(sidecar))
+        done = run_suite("inspect", str(graph))
+        assert done.code == 0, done.stderr
+        assert "the sidecar has other figures" in " ".join(done.stdout.split())

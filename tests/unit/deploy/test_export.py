@@ -92,14 +92,27 @@ def test_a_graph_that_fails_leaves_nothing(folder: Path, built: onnx.ModelProto)
     assert names(folder) == {"small.pth"}
 
 
-def test_a_graph_that_fails_takes_the_older_one_of_that_name_along(
+def test_a_graph_that_fails_leaves_the_older_one_of_that_name(
     folder: Path, built: onnx.ModelProto
 ) -> None:
-    export(folder / "small.pth")
+    path, _ = export(folder / "small.pth")
+    before = path.read_bytes()
     break_graph(built)
-    with pytest.raises(CheckFailed):
+    with pytest.raises(CheckFailed, match=r"small.onnx is an older one, and stays"):
         export(folder / "small.pth", force=True)
-    assert names(folder) == {"small.pth"}
+    assert names(folder) == {"small.pth", "small.onnx", "small.onnx.json"}
+    assert path.read_bytes() == before
+    assert load_graph(path).metadata.recipe == "small"
+
+
+def test_a_sidecar_that_is_there_stays_without_force(folder: Path, built: onnx.ModelProto) -> None:
+    sidecar = folder / "small.onnx.json"
+    sidecar.write_text("precious")
+    with pytest.raises(UsageError, match=r"small.onnx.json: exists already; pass --force"):
+        export(folder / "small.pth")
+    assert (names(folder), sidecar.read_text()) == ({"small.pth", sidecar.name}, "precious")
+    export(folder / "small.pth", force=True)
+    assert load_graph(folder / "small.onnx").metadata.recipe == "small"
 
 
 def test_an_unreadable_photo_leaves_the_older_graph(folder: Path, built: onnx.ModelProto) -> None:
@@ -160,10 +173,24 @@ def test_targets_that_make_no_sense_are_refused(folder: Path) -> None:
     torch.load(disguised, weights_only=True)
 
 
-def test_a_place_that_cannot_be_written_is_named(folder: Path, built: onnx.ModelProto) -> None:
+@pytest.mark.parametrize("place", ["file/model.onnx", "file/new/model.onnx", f"{'x' * 300}.onnx"])
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_read(
+    folder: Path, place: str
+) -> None:
     (folder / "file").touch()
-    with pytest.raises(SuiteError, match=r"model.onnx: cannot be written: "):
-        export(folder / "small.pth", output=folder / "file" / "model.onnx")
+    with pytest.raises(SuiteError, match=r".onnx: cannot be written: "):
+        export(folder / "absent.pth", output=folder / place)
+
+
+def test_a_new_folder_is_made_for_a_graph_and_not_before(
+    folder: Path, built: onnx.ModelProto
+) -> None:
+    target = folder / "a" / "b" / "model.onnx"
+    with pytest.raises(InputError):
+        export(folder / "absent.pth", output=target)
+    assert names(folder) == {"small.pth"}
+    assert export(folder / "small.pth", output=target)[0] == target
+    assert load_graph(target).metadata.recipe == "small"
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ KINDS = {
     "pairs": GraphRequest(batch=2),
     "thresholds": GraphRequest(runtime_thresholds=True, score_threshold=0.02),
     "half": GraphRequest(precision="fp16"),
-    "opset16": GraphRequest(opset=16),
+    "opset16": GraphRequest(opset=16, prepare=True),
 }
 
 Image = NDArray[np.uint8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import tempfile
@@ -31,6 +32,7 @@ from suite.deploy.quantization import (
     prepare_feeds,
     quantize_graph,
 )
+from suite.errors import InputError
 from suite.graph_file import HEAD_NAMES, INPUT_NAME, OUTPUT_NAMES, GraphFile, load_graph
 from suite.sizing import build_sizing
 
@@ -214,6 +216,66 @@ def test_convolutions_that_share_weights_stay_float_together(
         assert relative_error(found, expected) < 0.3
 
 
+def makers_of(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_what_stays_float_reads_what_nobody_rounded(
+    graph: GraphFile, feeds: list[Feed], offset: int
+) -> None:
+    """Every second convolution stays float, so that many of them share an input with another."""
+    before = {node.name: node for node in graph.model.graph.node}
+    staying = {block[0] for block in list_blocks(graph.model)[offset::2]}
+    model = quantize_graph(graph.model, feeds, float_nodes=staying)
+    makers, rounded, shared = makers_of(model), 0, 0
+    for node in model.graph.node:
+        if node.name not in staying or node.op_type != "Conv":
+            continue
+        (wanted,) = before[node.name].input[:1]
+        if node.input[0] == wanted:
+            pairs = [n for n in model.graph.node if n.op_type == "QuantizeLinear"]
+            shared += any(n.input[0] == wanted for n in pairs)
+            continue
+        # Only where the one before it computes in 8 bits, and its result is rounded with it.
+        source = makers[makers[makers[node.input[0]].input[0]].input[0]]
+        assert source.op_type == "Conv" and source.name not in staying
+        rounded += 1
+    assert shared > 0
+    assert rounded > 0
+    assert float_convolutions(model) == staying
+
+
+def test_thresholds_stay_inputs_and_nothing_is_said(
+    graph: GraphFile, feeds: list[Feed], capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = copy.deepcopy(graph.model)
+    (suppression,) = [n for n in model.graph.node if n.op_type == "NonMaxSuppression"]
+    for place, name in ((3, "iou_threshold"), (4, "score_threshold")):
+        (baked,) = [t for t in model.graph.initializer if t.name == suppression.input[place]]
+        baked.name = suppression.input[place] = name
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, [1]))
+    found = quantize_graph(model, feeds[:1])
+    assert [value.name for value in found.graph.input] == [
+        "images",
+        "iou_threshold",
+        "score_threshold",
+    ]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_level_of_onnxruntime_is_left_alone(
+    graph: GraphFile, feeds: list[Feed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no way to ask for the level, so that nobody could set it back."""
+
+    def refuse(level: int) -> None:
+        raise AssertionError(level)
+
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", refuse)
+    quantize_graph(graph.model, feeds[:1])
+
+
 def test_nothing_is_left_and_nothing_said(
     graph: GraphFile,
     feeds: list[Feed],
@@ -257,6 +319,30 @@ def test_feeds_are_what_the_loaders_make(graph: GraphFile, small_photos: list[Pa
     for path, feed in zip(small_photos, prepare_feeds(small_photos, graph.metadata), strict=True):
         expected = collate([prepare_image(read_image(path), sizing)]).images.normalised()
         np.testing.assert_allclose(feed[INPUT_NAME], expected.numpy(), atol=1e-5)
+
+
+def test_feeds_do_what_the_metadata_say(graph: GraphFile, small_photos: list[Path]) -> None:
+    """Word by word: bytes x scale, minus mean, divided by std."""
+    contract = replace(
+        graph.metadata.input, scale=1 / 128, mean=(1.0, 0.5, 0.25), std=(0.5, 2.0, 4.0)
+    )
+    metadata = replace(graph.metadata, input=contract)
+    sizing = build_sizing(metadata.resize, canvas_hw=metadata.image_hw)
+    for path, feed in zip(small_photos, prepare_feeds(small_photos, metadata), strict=True):
+        pixels = collate([prepare_image(read_image(path), sizing)]).images.pixels.numpy()
+        expected = pixels / 128
+        for channel, (mean, std) in enumerate([(1.0, 0.5), (0.5, 2.0), (0.25, 4.0)]):
+            expected[:, channel] = (expected[:, channel] - mean) / std
+        np.testing.assert_allclose(feed[INPUT_NAME], expected, atol=1e-5)
+
+
+def test_an_image_too_small_for_the_graph_is_named(
+    small_retinanet_graph: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (300, 1)).save(tmp_path / "line.png")
+    metadata = load_graph(small_retinanet_graph).metadata
+    with pytest.raises(InputError, match=r"line.png: an input of 32x160 is too small"):
+        list(prepare_feeds([tmp_path / "line.png"], metadata))
 
 
 def test_padding_is_zero_and_sizes_are_free(

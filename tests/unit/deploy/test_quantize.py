@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ import yaml
 from PIL import Image
 
 from suite.data import build_workers, load_split
+from suite.deploy.graph import describe_in
+from suite.deploy.judge import Point
+from suite.deploy.parity import MAX_AP_DIFFERENCE
+from suite.deploy.quantization import NUM_CALIBRATION_IMAGES
+from suite.deploy.quantize import Frontier, QuantizeRequest, format_refusal
+from suite.deploy.timing import Timing
 from suite.device import build_device
+from suite.errors import UsageError
 from suite.evaluation import evaluate
 from suite.graph_file import load_graph
 from suite.predict import detect_image
@@ -91,12 +99,13 @@ def quantize(
 ) -> Callable[..., Finished]:
     """Run the verb on the graph; what it writes goes to `tmp_path`. Ranking and timing cost much:
 
-    the order is from the last convolution to the first, and two runs are timed.
+    the order is from the last convolution to the first, and one run is timed.
     """
     monkeypatch.setattr(
         "suite.deploy.quantize.rank_blocks", lambda model, blocks, **_: list(blocks)[::-1]
     )
-    monkeypatch.setattr("suite.deploy.quantize._RUNS", 2)
+    for name, count in {"ROUNDS": 1, "RUNS": 1, "WARMUP": 0}.items():
+        monkeypatch.setattr(f"suite.deploy.timing.{name}", count)
 
     def run(*more: str) -> Finished:
         return run_suite(
@@ -160,8 +169,16 @@ def test_the_record_holds_what_eval_measures(
     assert metrics["size_bytes"] < 0.6 * metrics["size_bytes_before"]
     assert conditions["within_budget"] is True
     assert [point["num_float"] for point in conditions["frontier"]] == [0, 0]
-    assert record["subject"]["graph_sha256"] == load_graph(world / "model.onnx").sha256
+    written = hashlib.sha256((tmp_path / "int8.onnx").read_bytes()).hexdigest()
+    assert record["subject"]["graph_sha256"] == written
+    assert record["subject"]["fp32_sha256"] == load_graph(world / "model.onnx").sha256
+    assert [point["sha256"] for point in conditions["frontier"]] == [
+        record["subject"]["fp32_sha256"],
+        written,
+    ]
     assert record["subject"]["calibration"]["num_images"] == _NUM_IMAGES
+    assert conditions["input_shape"] == [1, 3, 300, 300]
+    assert conditions["image_hw"] == [300, 300]
 
 
 def test_outside_of_the_budget_nothing_is_written(
@@ -172,11 +189,52 @@ def test_outside_of_the_budget_nothing_is_written(
     done = quantize("--max-drop", "0", "--max-evaluations", "2", "--force")
     assert done.code == 3
     assert "none of 2 int8 graphs keeps --max-drop 0; the best loses 0." in done.stderr
+    assert "--max-evaluations 2 ended the search at 1 float convolutions: raise it" in done.stderr
+    assert f"{older} is an older one, and stays" in done.stderr
     assert "written" not in done.stdout
-    assert names(tmp_path) == {"runs"}
+    assert names(tmp_path) == {"int8.onnx", "runs"}
+    assert older.read_text() == "an older graph"
     record = load_record(tmp_path / "runs" / "quantize-model-1" / "record.json")
     assert record["conditions"]["within_budget"] is False
-    assert [point["num_float"] for point in record["conditions"]["frontier"]] == [0, 0, 1]
+    assert record["conditions"]["cut_short"] is True
+    before, *points = record["conditions"]["frontier"]
+    assert [point["num_float"] for point in (before, *points)] == [0, 0, 1]
+    # Of those outside, the best alone is timed: the record's figures are its own.
+    best = max(points, key=lambda point: point["ap"])
+    timed = [point for point in points if point["latency_ms"] is not None]
+    assert timed == [best]
+    assert record["metrics"]["latency_ms_p50"] == best["latency_ms"]
+    assert record["subject"]["graph_sha256"] == best["sha256"]
+
+
+def build_point(num_float: int, ap: float) -> Point:
+    return Point(
+        path=Path(f"{num_float}.onnx"),
+        sha256="0" * 64,
+        float_nodes=("a",) * num_float,
+        num_float=num_float,
+        size_bytes=100,
+        ap=ap,
+    )
+
+
+@pytest.mark.parametrize("cut_short", [True, False])
+def test_the_advice_names_what_ended_the_search(tmp_path: Path, cut_short: bool) -> None:
+    frontier = Frontier(
+        target=tmp_path / "int8.onnx",
+        before=build_point(0, 0.5),
+        points=(build_point(0, 0.3), build_point(9, 0.4)),
+        chosen=None,
+        max_drop=0.01,
+        num_convolutions=10,
+        cut_short=cut_short,
+        record={},
+    )
+    told = format_refusal(Path("m.onnx"), frontier)
+    assert "the best loses 0.1000 AP with 9 of 10 convolutions float; nothing is written; " in told
+    assert ("; --max-evaluations 2 ended the search at 9 float convolutions: " in told) is cut_short
+    assert ("nothing is written; pass more --calibration-images" in told) is not cut_short
+    assert "older" not in told
 
 
 def test_the_search_ends_inside_the_budget(
@@ -191,15 +249,135 @@ def test_the_search_ends_inside_the_budget(
     record = load_record(tmp_path / "runs" / "quantize-model-2" / "record.json")
     before, *points = record["conditions"]["frontier"]
     inside = [p for p in points if before["ap"] - p["ap"] <= budget]
+    assert [p["latency_ms"] is not None for p in points] == [p in inside for p in points]
     graph = load_graph(tmp_path / "int8.onnx")
     assert graph.metadata.calibration is not None
     float_nodes = graph.metadata.calibration.float_nodes
-    assert len(float_nodes) == min(p["num_float"] for p in inside) > 0
+    (chosen,) = [p for p in inside if p["float_nodes"] == list(float_nodes)]
+    assert chosen["num_float"] > 0
+    # One round is timed here, so that only equally fast ones could be as good.
+    assert chosen["latency_ms"] == min(p["latency_ms"] for p in inside)
     assert record["metrics"]["ap_drop"] <= budget
     makers = {name: n.op_type for n in graph.model.graph.node for name in n.output}
     convs = [n for n in graph.model.graph.node if n.op_type == "Conv"]
     staying = {n.name for n in convs if makers.get(n.input[1]) != "DequantizeLinear"}
     assert staying == set(float_nodes)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "wanted"),
+    [
+        ({0: (5.0, 5.0), 1: (4.0, 4.0), 2: (3.0, 3.0)}, 2),  # the fastest, not the smallest
+        ({0: (5.0, 2.9), 1: (4.0, 4.0), 2: (3.0, 3.0)}, 0),  # cannot be told from the fastest
+    ],
+)
+def test_the_fastest_inside_the_budget_is_written(
+    quantize: Callable[..., Finished],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounds: dict[int, tuple[float, ...]],
+    wanted: int,
+) -> None:
+    def time_graphs(paths: Sequence[Path], feed: object) -> list[Timing]:
+        numbers = [len(float_nodes_of(path)) for path in paths[1:]]
+        return [Timing((9.0, 9.0)), *(Timing(rounds[number]) for number in numbers)]
+
+    def float_nodes_of(path: Path) -> tuple[str, ...]:
+        calibration = load_graph(path).metadata.calibration
+        assert calibration is not None
+        return calibration.float_nodes
+
+    def judge_three(num_blocks: int, holds: Callable[[int], bool], *, max_evaluations: int) -> None:
+        for number in (1, 0, 2):
+            holds(number)
+
+    monkeypatch.setattr("suite.deploy.quantize.time_graphs", time_graphs)
+    monkeypatch.setattr("suite.deploy.quantize.find_fewest_float", judge_three)
+    done = quantize("--max-drop", "0.9")
+    assert done.code == 0, done.stderr
+    assert len(float_nodes_of(tmp_path / "int8.onnx")) == wanted
+    record = load_record(tmp_path / "runs" / "quantize-model-1" / "record.json")
+    assert [point["num_float"] for point in record["conditions"]["frontier"]] == [0, 0, 1, 2]
+    assert record["metrics"]["latency_ms_p50"] == np.median(rounds[wanted])
+
+
+def test_images_are_hashed_once(
+    quantize: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def file_sha256(path: Path) -> str:
+        hashed.append(path)
+        return "0" * 64
+
+    monkeypatch.setattr("suite.deploy.quantization.file_sha256", file_sha256)
+    quantize("--max-drop", "0", "--max-evaluations", "2")
+    assert len(hashed) == len(set(hashed)) == _NUM_IMAGES
+
+
+def test_a_sidecar_without_a_graph_stays_without_force(
+    quantize: Callable[..., Finished], tmp_path: Path
+) -> None:
+    sidecar = tmp_path / "int8.onnx.json"
+    sidecar.write_text("precious")
+    done = quantize("--max-drop", "0", "--max-evaluations", "1")
+    assert (done.code, sidecar.read_text()) == (2, "precious")
+    assert "int8.onnx.json: exists already; pass --force" in done.stderr
+
+
+@pytest.fixture
+def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test fail where a graph is judged."""
+
+    def evaluate(*_: object, **__: object) -> None:
+        raise AssertionError("a graph is judged")
+
+    monkeypatch.setattr("suite.deploy.judge.evaluate", evaluate)
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_a_place_that_cannot_be_written_is_noticed_at_once(
+    quantize: Callable[..., Finished], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = quantize("--output", str(tmp_path / "file" / "int8.onnx"))
+    assert done.code == 1
+    assert done.stderr.endswith("int8.onnx: cannot be written: Not a directory\n")
+
+
+@pytest.mark.usefixtures("unjudged")
+@pytest.mark.parametrize("target", ["tensorrt", "cann"])
+def test_a_graph_for_a_runtime_without_int8_is_refused_at_once(
+    world: Path,
+    run_suite: Callable[..., Finished],
+    change_graph: Callable[[Path, Callable[[onnx.ModelProto], None]], Path],
+    target: Any,
+) -> None:
+    metadata = replace(load_graph(world / "model.onnx").metadata, target=target)
+    path = change_graph(world / "model.onnx", lambda model: describe_in(model, metadata))
+    done = run_suite("quantize", str(path), "--calibrate", str(world / "images"))
+    assert done.code == 2
+    assert f"changed.onnx: exported with --target {target}, and " in done.stderr
+    assert "takes fp32 and fp16, not int8; export it with --target ort or openvino" in done.stderr
+    assert names(path.parent) == {"changed.onnx"}
+
+
+def test_budget_and_number_of_images_are_those_of_verify_and_export(
+    quantize: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[QuantizeRequest] = []
+
+    def remember(model: Path, request: QuantizeRequest) -> None:
+        asked.append(request)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("suite.deploy.quantize.quantize", remember)
+    quantize()
+    quantize("--max-drop", "0.02", "--calibration-images", "3")
+    assert [(request.max_drop, request.num_images) for request in asked] == [
+        (MAX_AP_DIFFERENCE["int8"], NUM_CALIBRATION_IMAGES),
+        (0.02, 3),
+    ]
 
 
 def test_two_runs_write_the_same_bytes(quantize: Callable[..., Finished], tmp_path: Path) -> None:

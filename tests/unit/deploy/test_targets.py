@@ -15,7 +15,8 @@ from suite.deploy.targets import (
     atc_command,
     check_target,
     format_handover,
-    provider_options,
+    list_providers,
+    require_int8,
     trtexec_command,
 )
 from suite.errors import UsageError
@@ -186,6 +187,18 @@ def test_a_graph_for_another_runtime_gets_no_command() -> None:
     for soc in ("", "310P3", "Ascend310P3; rm", "Ascend310P3 --x"):
         with pytest.raises(UsageError, match="no Ascend; give its name, such as Ascend310P3"):
             atc_command(describe(target="cann", batch=1), graph, soc)
-    assert provider_options(describe()) == [("CPUExecutionProvider", {})]
+    assert list_providers(describe()) == [("CPUExecutionProvider", {})]
     with pytest.raises(UsageError, match="OpenVINO runs its graphs itself"):
-        provider_options(describe(target="openvino"))
+        list_providers(describe(target="openvino"))
+
+
+def test_int8_is_for_those_that_take_it() -> None:
+    for target in ("ort", "openvino"):
+        require_int8(describe(target=target), source="m.onnx")
+    for target, name in (("tensorrt", "TensorRT"), ("cann", "CANN")):
+        told = (
+            f"^m.onnx: exported with --target {target}, and {name} takes fp32 and fp16, not int8; "
+            "export it with --target ort or openvino$"
+        )
+        with pytest.raises(UsageError, match=told):
+            require_int8(describe(target=target, batch=1), source="m.onnx")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from suite.data.transforms import MEAN, STD
+from suite.deploy.description import GraphRequest
+from suite.deploy.export import export
 from suite.deploy.parity import Parity, format_parity
 from suite.deploy.sides import generate_images
 from suite.deploy.swaps import explain_input
@@ -121,7 +124,9 @@ def test_a_changed_threshold_shows_in_the_nms_stage(
 
 def test_other_detections_are_without_counterpart(tampered: Tamper, small_checkpoint: Path) -> None:
     def negate_input(model: onnx.ModelProto) -> None:
-        node = onnx.helper.make_node("Neg", ["images"], ["negated"])
+        zero = onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero")
+        model.graph.initializer.append(zero)
+        node = onnx.helper.make_node("Sub", ["zero", "images"], ["negated"])
         first = next(n for n in model.graph.node if "images" in n.input)
         first.input[0] = "negated"
         model.graph.node.insert(0, node)
@@ -134,16 +139,16 @@ def test_other_detections_are_without_counterpart(tampered: Tamper, small_checkp
 def test_an_answer_that_depends_on_the_batch_is_noticed(
     tampered: Tamper, small_checkpoint: Path
 ) -> None:
-    def subtract_batch_mean(model: onnx.ModelProto) -> None:
+    def subtract_batch_sum(model: onnx.ModelProto) -> None:
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "axis0"))
-        mean = onnx.helper.make_node("ReduceMean", ["images", "axis0"], ["mean"], keepdims=1)
-        difference = onnx.helper.make_node("Sub", ["images", "mean"], ["centred"])
+        total = onnx.helper.make_node("ReduceSum", ["images", "axis0"], ["total"], keepdims=1)
+        difference = onnx.helper.make_node("Sub", ["images", "total"], ["centred"])
         first = next(n for n in model.graph.node if "images" in n.input)
         first.input[0] = "centred"
         model.graph.node.insert(0, difference)
-        model.graph.node.insert(0, mean)
+        model.graph.node.insert(0, total)
 
-    failures = verify(tampered(subtract_batch_mean), small_checkpoint).failures()
+    failures = verify(tampered(subtract_batch_sum), small_checkpoint).failures()
     assert "3 images change with the batch around them" in failures
 
 
@@ -159,11 +164,19 @@ def test_padding_that_is_not_minus_one_is_noticed(tampered: Tamper, small_checkp
     assert any("break the padding or label rules" in failure for failure in failures)
 
 
-def test_overflow_in_the_graph_is_noticed(tampered: Tamper, small_checkpoint: Path) -> None:
+def test_overflow_in_the_graph_is_noticed(
+    tampered: Tamper, small_checkpoint: Path, run_suite: Callable[..., Any], tmp_path: Path
+) -> None:
     graph = tampered(change_weights("detector.class_heads.0.weight", lambda w: w * 1e38))
-    failures = verify(graph, small_checkpoint).failures()
+    output = tmp_path / "runs"
+    done = run_suite("verify", graph, "--against", small_checkpoint, "--output", output, "--json")
+    assert done.code == 3
+    told = json.loads(done.stdout, parse_constant=pytest.fail)
+    (record,) = output.glob("*/record.json")
+    assert told["parity"]["logits"] is json.loads(record.read_text())["metrics"]["logits"] is None
+    failures = [stage["detail"] for stage in told["stages"] if stage["passed"] is False]
     assert re.match(r"heads differ by (inf|nan) in logits", failures[0])
-    assert failures[-1].endswith("values are NaN or infinite")
+    assert "values are NaN or infinite" in failures[-1]
 
 
 def test_metadata_of_another_checkpoint_is_named_by_field(
@@ -358,16 +371,54 @@ def test_figures_are_shown_with_what_failed() -> None:
     text = format_parity(replace(PERFECT, nms_cases=16, nms_differences=2))
     assert "NMS stage differs in 2 of 16 cases" in text
     assert text.endswith("first difference: NMS")
-    assert format_parity(PERFECT).endswith("no stage differs")
+    text = format_parity(replace(PERFECT, nms_cases=16, candidates=1200, detections=7))
+    assert text.endswith("no stage differs")
+    assert "no counterpart" not in text
+    for told in ("of 1200", "of 16 cases", "of 7; 0 sit on a threshold", "of 3"):
+        assert any(line.endswith(told) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_rounding_excuses_no_wrong_weights(
+    precision: Literal["fp16", "int8"],
+    small_checkpoint: Path,
+    small_photos: list[Path],
+    change_graph: Callable[[Path, Change], Path],
+    tmp_path: Path,
+) -> None:
+    """Where few of the detections are left, and of int8 no AP is known, the heads still tell."""
+    request = GraphRequest(precision=precision, score_threshold=0.99)
+    graph, parity = export(
+        small_checkpoint, request, images=small_photos, output=tmp_path / "graph.onnx"
+    )
+    assert parity.failures() == []
+
+    def shuffle(model: onnx.ModelProto) -> None:
+        weights = [w for w in model.graph.initializer if len(w.dims) == 4]
+        for weight in weights:
+            values = onnx.numpy_helper.to_array(weight)
+            mixed = np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape)
+            weight.CopyFrom(onnx.numpy_helper.from_array(mixed, weight.name))
+
+    wrong = verify(change_graph(graph, shuffle), small_checkpoint, Comparison(images=small_photos))
+    first = wrong.first_failure()
+    assert first is not None and first.name == "logits"
+    assert f"more than {precision} rounds" in first.detail
 
 
 def test_what_rounds_is_judged_by_what_it_finds() -> None:
-    half = replace(PERFECT, precision="fp16", logits=0.02, unpaired=9, overlapping=0.96)
+    noise = {"logits_noise": 0.01, "deltas_noise": 0.01}
+    half = replace(PERFECT, precision="fp16", logits=0.02, unpaired=9, overlapping=0.96, **noise)
     assert half.failures() == []
+    for name in ("logits", "deltas"):
+        (failure,) = replace(half, **{f"{name}_noise": 0.03}).failures()
+        assert failure.startswith(f"heads are off by 3% of the deviation of {name}, allowed 2%")
     (failure,) = replace(half, overlapping=0.94).failures()
     assert failure.endswith("; 95 % are needed")
-    int8 = replace(half, precision="int8", overlapping=0.5)
+    int8 = replace(half, precision="int8", overlapping=0.5, logits_noise=0.3)
     assert int8.failures() == []
+    assert replace(int8, deltas_noise=0.6).failures() != []
+    assert format_parity(int8).endswith("not judged: end to end; no stage differs")
     assert "an int8 graph is judged by its AP: pass --data" in format_parity(int8)
     judged = {"ap_checkpoint": 0.4, "ap_images": 10}
     assert replace(int8, ap_graph=0.396, **judged).failures() == []

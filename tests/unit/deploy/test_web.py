@@ -13,8 +13,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from suite.deploy import web
 from suite.deploy.web import FOLDER_NAMES, runtime_files, write_page
 from suite.errors import InputError, MissingEnvironment, UsageError
+from suite.graph_file import GraphFile, load_graph
 
 # What the page needs of the package, and more.
 PARTS = {
@@ -113,6 +115,23 @@ def test_what_cannot_be_a_page_is_refused(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_graph_that_changes_while_it_is_read_is_no_page(
+    small_graph: Path, runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(small_graph.read_bytes())
+
+    def load_and_change(path: Path) -> GraphFile:
+        loaded = load_graph(path)
+        path.write_bytes(b"another")
+        return loaded
+
+    monkeypatch.setattr(web, "load_graph", load_and_change)
+    with pytest.raises(InputError, match=r"model\.onnx: was written to while it was read"):
+        write_page(graph, tmp_path / "page", runtime_files=runtime)
+    assert not (tmp_path / "page").exists()
+
+
 def put_npm(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Let `npm` be a shell script; $6 is where it is told to put the package."""
     folder.mkdir()
@@ -164,6 +183,15 @@ def test_without_npm_or_a_registry_the_way_out_is_named(
 ) -> None:
     put_npm(tmp_path / "bin", monkeypatch, 'echo "npm error code ENOTFOUND" >&2; exit 1')
     with pytest.raises(MissingEnvironment, match=r"cannot fetch .*\(npm error code ENOTFOUND\)"):
+        write_page(small_graph, tmp_path / "page")
+    script = "printf 'npm error \\033[2Jcode \\377\\n' >&2; exit 1"
+    put_npm(tmp_path / "rude", monkeypatch, script)
+    with pytest.raises(MissingEnvironment) as caught:
+        write_page(small_graph, tmp_path / "page")
+    assert "npm error" in str(caught.value) and str(caught.value).isprintable()
+    put_npm(tmp_path / "slow", monkeypatch, "exec sleep 60")
+    monkeypatch.setattr(runtime_files, "_SECONDS", 0.2)
+    with pytest.raises(MissingEnvironment, match=r"no end within 0\.2 s.* or unpack onnxruntime-"):
         write_page(small_graph, tmp_path / "page")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingEnvironment, match=r"npm is not installed; install Node\.js, or"):

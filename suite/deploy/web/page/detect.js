@@ -129,12 +129,19 @@ function dropAlpha(rgba) {
 }
 
 // Return what was found in a picture, best first: { label, name, score, box }; box is x0 y0 x1 y1
-// in pixels of the picture and ends at its edges.
+// in pixels of the picture and ends at its edges. A graph may answer with anything.
 export function readDetections(outputs, hw, model) {
   const picture = model.input.dtype === "uint8" ? hw : pictureSize(model.sizing, hw);
+  const count = Number(outputs.num_dets.data[0]), rows = outputs.scores.data.length;
+  if (!(count >= 0 && count <= rows)) {
+    throw new Error(`The graph answers with ${count} detections in ${rows} rows.`);
+  }
   const found = [];
-  for (let row = 0; row < Number(outputs.num_dets.data[0]); row++) {
+  for (let row = 0; row < count; row++) {
     const label = Number(outputs.labels.data[row]);
+    if (!(label in model.class_names)) {
+      throw new Error(`The graph answers with label ${label}, which is none of its classes.`);
+    }
     const box = [0, 1, 2, 3].map((corner) => {
       const side = 1 - (corner % 2);
       const place = outputs.boxes.data[row * 4 + corner] * (hw[side] / picture[side]);

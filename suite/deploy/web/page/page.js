@@ -1,5 +1,6 @@
-// What is seen: pictures in, boxes, times and the model card out. Nothing is sent anywhere, which
-// the page's Content-Security-Policy holds as well. Texts of the model are only ever set as text.
+// What is seen: pictures in, boxes, times and the model card out. Pictures are not sent at all, and
+// the page's Content-Security-Policy lets nothing go to another host. Texts of the model are only
+// ever set as text.
 
 import { prepare, readDetections } from "./detect.js";
 
@@ -64,8 +65,8 @@ function connect() {
     if (dropped) take(dropped);
     else fail("That was no file. Drop a picture that is stored on this device.");
   });
-  const lowest = state.model.postprocess.score_threshold;
-  threshold.min = Math.ceil(lowest * 100) / 100;
+  const lowest = Math.floor(state.model.postprocess.score_threshold * 100) / 100;
+  threshold.min = lowest;
   threshold.value = Math.max(DRAWN_SCORE, lowest);
   threshold.addEventListener("input", show);
   element("again").addEventListener("click", () => run(detect));
@@ -161,8 +162,9 @@ function show() {
 }
 
 function visible() {
-  const threshold = Number(element("threshold").value);
-  return state.found.filter(({ score }) => score >= threshold);
+  const [value, lowest] = ["value", "min"].map((name) => Number(element("threshold")[name]));
+  // At its lowest the slider shows all that the graph found, however its threshold is rounded.
+  return value <= lowest ? state.found : state.found.filter(({ score }) => score >= value);
 }
 
 function buildRow(detection, index) {
