@@ -23,6 +23,7 @@ from suite.device import cpu_has_bf16
 from suite.drawing import tile_images
 from suite.errors import CheckFailed
 from suite.evaluation.coco import Evaluation
+from suite.evaluation.judging import Judging
 from suite.evaluation.model import EvaluationRequest, evaluate_model
 from suite.files import replacing
 from suite.predict import predict
@@ -40,7 +41,7 @@ _NUM_PHOTOS = 8
 
 
 def demo(folder: Path) -> Path:
-    """Generate data, train, export, verify, evaluate, benchmark and report; return the report.
+    """Generate data, train, export, verify, evaluate, benchmark and report; return the page.
 
     Args:
         folder: for data and runs; a generated set that stands there already is used again.
@@ -49,7 +50,7 @@ def demo(folder: Path) -> Path:
         CheckFailed: the detector did not learn, or the graph does not reach the checkpoint's AP.
     """
     started = time.perf_counter()
-    data, runs, target = folder / "data", folder / "runs", folder / "report.md"
+    data, runs, target = folder / "data", folder / "runs", folder / "report.html"
     if not data.exists():
         click.echo(f"1/6 generate {NUM_TRAIN} + {NUM_VAL} images (seed {SEED}) in {data}")
         write_synthetic(data, num_train=NUM_TRAIN, num_val=NUM_VAL, seed=SEED)
@@ -65,14 +66,17 @@ def demo(folder: Path) -> Path:
     graph, parity = export(checkpoint, images=photos)
     click.echo(format_parity(parity))
     click.echo("4/6 evaluate checkpoint and graph on the same images")
-    request = EvaluationRequest(recipe=recipe, output=runs, device="cpu")
+    request = EvaluationRequest(
+        recipe=recipe, output=runs, device="cpu", judging=Judging(analyse=True)
+    )
     ours, theirs = (evaluate_model(model, request)[0] for model in (checkpoint, graph))
     click.echo(f"PyTorch AP {ours.ap:.4f}, AP50 {ours.ap50:.4f}; ONNX Runtime AP {theirs.ap:.4f}")
     click.echo("5/6 benchmark inference, PyTorch and ONNX Runtime, and draw predictions")
     for model in (checkpoint, graph):
         record = bench_infer(InferenceRequest(model=model, images=photos, device="cpu", runs=20))
         write_record(record, new_record_path(runs, f"bench-{model.suffix[1:]}"))
-    predictions = predict(graph, [str(path) for path in photos], output=runs, device="cpu")
+    # In the run's folder, where the page looks for pictures.
+    predictions = predict(graph, [str(path) for path in photos], output=run, device="cpu")
     picture = folder / "predictions.jpg"
     _write_sheet(sorted(predictions.folder.glob("*.jpg")), picture)
     click.echo(f"drawn: {picture}")
@@ -100,7 +104,7 @@ def _write_sheet(drawings: list[Path], target: Path) -> None:
 def _report(runs: Path, target: Path) -> str:
     return report(
         [runs],
-        compare=None,
+        compare="reference",
         reference_folder=shipped_folder("reference"),
         output=target,
         output_format="table",

@@ -13,9 +13,7 @@ from suite.cli.flags import FILE
 if TYPE_CHECKING:
     from suite.report import Format
 
-_REPORT = Path(__file__).resolve().parent.parent / "report"
-_HAS_HTML = (_REPORT / "html.py").exists() or (_REPORT / "html" / "__init__.py").exists()
-_FORMATS = ["table", "markdown", *(["html"] if _HAS_HTML else []), "json", "csv"]
+_FORMATS = ["table", "markdown", "html", "json", "csv"]
 
 
 @click.command()
@@ -32,8 +30,8 @@ _FORMATS = ["table", "markdown", *(["html"] if _HAS_HTML else []), "json", "csv"
               help="End in 3 if one holds, as ap<0.36,images_per_second.global<112, or if no "
                    "selected record can answer it.")  # fmt: skip
 @click.option("--output", type=FILE,
-              help="Also write the report, in the form its name ends in: .md, .json, .csv"
-                   f"{', .html' if _HAS_HTML else ''}. Nothing is written without it.")  # fmt: skip
+              help="Also write the report, in the form its name ends in: .html, .md, .json, .csv. "
+                   "Nothing is written without it.")  # fmt: skip
 @click.option("--format", "output_format", type=click.Choice(_FORMATS), default="table",
               show_default=True, help="Form of what is printed.")  # fmt: skip
 def report(

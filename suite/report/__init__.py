@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from suite.errors import CheckFailed, SuiteError, UsageError
 from suite.files import write_text
@@ -14,6 +13,7 @@ from suite.report.compare import COMPARED_KINDS, compare_record
 from suite.report.conditions import find_failures, parse_conditions
 from suite.report.documents import render_csv, render_json
 from suite.report.entries import Entry, Selection, load_entries, select_entries
+from suite.report.html import render_html
 from suite.report.markdown import render_markdown
 from suite.report.peers import compare_peers
 from suite.report.reference import ReferenceRow, load_reference
@@ -30,6 +30,7 @@ _RENDERERS: dict[Format, Renderer] = {
     "markdown": render_markdown,
     "json": render_json,
     "csv": render_csv,
+    "html": render_html,
 }
 _SUFFIXES: dict[str, Format] = {
     ".md": "markdown",
@@ -118,7 +119,7 @@ def collect(
 
 def render(findings: Findings, output_format: Format) -> str:
     """Return a report as text of a form."""
-    return _renderer(output_format)(findings.entries, findings.rows)
+    return _RENDERERS[output_format](findings.entries, findings.rows)
 
 
 def format_of(output: Path) -> Format:
@@ -130,7 +131,6 @@ def format_of(output: Path) -> Format:
     found = _SUFFIXES.get(output.suffix.lower())
     if found is None:
         raise UsageError(f"--output {output}: give a name that ends in {', '.join(_SUFFIXES)}")
-    _renderer(found)
     return found
 
 
@@ -190,16 +190,3 @@ def _beside_records(entries: Sequence[Entry], peers: Sequence[Entry]) -> list[En
         replace(entry, comparisons=compare_peers(entry, peers, metrics=entry.metrics))
         for entry in entries
     ]
-
-
-def _renderer(output_format: Format) -> Renderer:
-    if output_format not in get_args(Format):
-        raise UsageError(f"{output_format}: no form of a report")
-    if output_format != "html":
-        return _RENDERERS[output_format]
-    try:
-        page = importlib.import_module("suite.report.html")
-    except ModuleNotFoundError as error:
-        raise UsageError("this version writes no HTML; give .md, .json or .csv") from error
-    renderer: Renderer = page.render_html
-    return renderer

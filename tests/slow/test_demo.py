@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def test_the_demo_learns_and_reports(finished_demo: Path) -> None:
-    report = finished_demo / "report.md"
+    report = finished_demo / "report.html"
     records = [load_record(path) for path in (finished_demo / "runs").rglob("record.json")]
     kinds = sorted(record["kind"] for record in records)
     assert kinds == ["bench-infer", "bench-infer", "eval", "eval", "train"]
@@ -22,5 +22,8 @@ def test_the_demo_learns_and_reports(finished_demo: Path) -> None:
     assert min(ap50s) >= MIN_AP50
     text = report.read_text(encoding="utf-8")
     assert all(kind in text for kind in set(kinds))
+    for section in ("Learning curves", "Latency", "Precision and recall", "Predictions"):
+        assert section in text
+    assert text.count("data:image/jpeg") == 8
     with Image.open(report.with_name("predictions.jpg")) as sheet:
         assert sheet.width == 1280

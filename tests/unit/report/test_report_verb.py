@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import pytest
@@ -217,15 +215,6 @@ def test_a_report_goes_where_it_is_asked_for_in_the_form_of_its_name(
     write_examples()
     run(output=Path(f"deep/mine.{suffix}"))
     assert Path(f"deep/mine.{suffix}").read_text() == run(output_format=form)
-
-
-def test_the_page_comes_from_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    write_examples()
-    page = ModuleType("suite.report.html")
-    page.render_html = lambda entries, rows: f"{len(entries)} records, {len(rows)} rows"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "suite.report.html", page)
-    run(output=Path("mine.html"))
-    assert Path("mine.html").read_text() == "3 records, 253 rows"
 
 
 def test_a_report_never_replaces_a_record() -> None:
