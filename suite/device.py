@@ -14,7 +14,7 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -228,6 +228,21 @@ def cpu_has_bf16() -> bool:
     """Tell whether this CPU computes bf16 in hardware; where it does not, fp32 is faster."""
     capabilities = torch.cpu.get_capabilities()
     return any(has is True for name, has in capabilities.items() if "bf16" in name)
+
+
+@contextlib.contextmanager
+def one_cpu_thread() -> Iterator[None]:
+    """Let torch compute on one core inside.
+
+    Its further threads wait actively for more work, on cores that others need; small work is no
+    slower without them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tune_cpu_allocator() -> bool:

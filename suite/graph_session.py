@@ -110,6 +110,9 @@ def _open_in_onnxruntime(
     options.log_severity_level = _LOG_FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
+    # Its threads would go on turning for a while after a run, on the cores that the next image or
+    # another session needs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     errors = _runtime_errors()
     try:
         # Without enable_fallback=0 it would go on with another provider, here and in any later run.

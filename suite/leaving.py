@@ -75,8 +75,9 @@ def _end_what_is_stuck(reading: int) -> None:
 def stay_whole() -> None:
     """Leave without taking Python apart, from now on.
 
-    For a process in which gloo works: its threads let go of the last tensors some time after the
-    call that used them has returned. They need Python for that, and abort where it is gone.
+    For a process in which threads of a library outlive the calls that made them: gloo's let go of
+    the last tensors some time after the call that used them has returned, autograd's of a device
+    may be in the midst of a step. They need Python for that, and abort where it is gone.
     """
     global _stays_whole
     _stays_whole = True

@@ -23,7 +23,7 @@ from models.detector import Detector
 from models.postprocess import PostprocessParameters
 from models.structures import Detections, Images
 from suite.checkpoint import TrainedDetector, load_detector
-from suite.device import Device, build_device
+from suite.device import Device, build_device, one_cpu_thread
 from suite.device_failures import FEWER_TO_DETECT, OTHER_DEVICE, explaining_failures
 from suite.errors import InputError, UsageError
 from suite.graph_file import (
@@ -229,10 +229,11 @@ def _load_graph_detect(path: Path, device: Device, runtime: GraphRuntime) -> Loa
     )
 
     def detect(images: Images) -> list[Detections]:
-        images = images.to(torch.device("cpu"))
-        outputs = [np.concatenate(parts) for parts in zip(*_answers(images), strict=True)]
-        _check_labels(outputs, metadata.num_classes, source=str(path))
-        return unpad([torch.from_numpy(output) for output in outputs], images)
+        with one_cpu_thread():  # the cores are the runtime's
+            images = images.to(torch.device("cpu"))
+            outputs = [np.concatenate(parts) for parts in zip(*_answers(images), strict=True)]
+            _check_labels(outputs, metadata.num_classes, source=str(path))
+            return unpad([torch.from_numpy(output) for output in outputs], images)
 
     def _answers(images: Images) -> Iterator[Sequence[NDArray[Any]]]:
         for fed, count in feed_graph(images, metadata, source=str(path)):

@@ -29,12 +29,14 @@ class Calm:
 
     Attributes:
         others: share of all cores that other processes took; None where nobody tells.
+        pace_ms: median of how long the same small work took.
         pace_spread: slowest of the paces but a tenth over the fastest but a tenth; 1 is constant.
         load: mean number of runnable processes in the last minute before, None where unknown.
     """
 
     others: float | None
     pace_spread: float
+    pace_ms: float
     load: float | None
 
     def notes(self) -> list[str]:
@@ -57,6 +59,7 @@ class Calm:
         return {
             "others_share": self.others,
             "pace_spread": self.pace_spread,
+            "pace_ms": self.pace_ms,
             "load_before": self.load,
             "calm": not self.notes(),
         }
@@ -83,7 +86,10 @@ class Watch:
         elapsed = time.perf_counter() - self._started
         slow, fast = np.percentile(self._paces, [90, 10])
         return Calm(
-            others=self._others_share(elapsed), pace_spread=float(slow / fast), load=self._load
+            others=self._others_share(elapsed),
+            pace_spread=float(slow / fast),
+            pace_ms=1000 * float(np.median(self._paces)),
+            load=self._load,
         )
 
     def _others_share(self, elapsed: float) -> float | None:

@@ -26,7 +26,7 @@ from suite.data.loading import EvaluationSet, iterate_chosen
 from suite.data.preparing import prepare_for_evaluation
 from suite.data.sample import Sample
 from suite.data.workers import Workers
-from suite.device import Device
+from suite.device import Device, one_cpu_thread
 from suite.errors import UsageError
 from suite.evaluation.coco import detections_to_results
 from suite.graph_session import GraphRuntime
@@ -157,7 +157,8 @@ class Candidate:
 
     def _prepare(self, places: Iterable[int]) -> Images:
         sizing = self.loaded.sizing
-        return collate([prepare_for_evaluation(self.samples[i], sizing) for i in places]).images
+        with one_cpu_thread():
+            return collate([prepare_for_evaluation(self.samples[i], sizing) for i in places]).images
 
     def _detect(self, images: Images) -> list[Detections]:
         found = self.loaded.detect(images)

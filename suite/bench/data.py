@@ -10,11 +10,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
 from suite.bench.timing import count_warmup, time_loading
@@ -23,6 +21,7 @@ from suite.data.collating import collate
 from suite.data.images import read_image
 from suite.data.loading import TrainingStream
 from suite.data.sample import DecodedImage, ImageFile
+from suite.device import one_cpu_thread
 from suite.errors import InputError
 from suite.recipe import Recipe
 from suite.records import Record, build_record
@@ -117,7 +116,7 @@ class _Stopwatch:
 def _time_stages(job: Job, *, counts: tuple[int, int]) -> dict[str, float]:
     warmup, num_steps = counts
     stream, steps = build_stream(job), build_steps(job, first_step=0)
-    with _one_thread():
+    with one_cpu_thread():
         for _ in range(warmup):
             _prepare_batch(stream, steps, 0, _Stopwatch())
         watch = _Stopwatch()
@@ -173,13 +172,3 @@ def _time_loader(job: Job, *, counts: tuple[int, int]) -> float:
     warmup, steps = counts
     with closing(open_batches(job, first_step=0)) as batches:
         return sum(time_loading(batches, warmup=warmup, steps=steps))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

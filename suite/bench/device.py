@@ -9,7 +9,6 @@ the device's side of the loader, so this is the device and its software alone; a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -43,6 +42,15 @@ class _Group:
         return f"{self.detector} {self.mode} {self.precision}"
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """What was measured of a group; `ended` says why it ended before batches stopped helping."""
+
+    subject: Subject
+    found: list[Timed]
+    ended: str = ""
+
+
 def bench_device(kind: str = "auto", *, minutes: float = 8.0, strict: bool = True) -> Record:
     """Measure one device and return its record, with a row for each batch.
 
@@ -70,8 +78,10 @@ def bench_device(kind: str = "auto", *, minutes: float = 8.0, strict: bool = Tru
             continue
         watch.look()
         try:
-            measured = _measure_group(group, device, left / (len(groups) - done))
-            rows += [_build_row(group, *one, ceilings[group.precision]) for one in measured]
+            sweep = _measure_group(group, device, left / (len(groups) - done))
+            ceiling = ceilings[group.precision]
+            rows += [_build_row(group, sweep.subject, timed, ceiling) for timed in sweep.found]
+            notes += [sweep.ended] if sweep.ended else []
         except MissingEnvironment as error:
             notes.append(f"{group}: {error}")
     progress.close()
@@ -134,33 +144,25 @@ def _in_precision(device: Device, precision: Precision) -> Device:
     )
 
 
-def _measure_group(group: _Group, device: Device, seconds: float) -> list[tuple[Subject, Timed]]:
+def _measure_group(group: _Group, device: Device, seconds: float) -> _Sweep:
     """Measure growing batches until they do not help, do not fit, or the time is up."""
     ends = time.perf_counter() + seconds
     subject = open_subject(group.detector, _in_precision(device, group.precision))
     measure = subject.infer if group.mode == "infer" else subject.train
     found: list[Timed] = []
-    for batch in _batches_until(ends, found):
+    for batch in _BATCHES:
+        if found and time.perf_counter() + batch / found[-1].images_per_second * FEWEST_RUNS > ends:
+            return _Sweep(subject, found, f"{group}: no time for batches from {batch} on")
         try:
             found.append(measure(batch, (ends - time.perf_counter()) / 2))
-        except MissingEnvironment:
+        except MissingEnvironment as error:
             if not found:
                 raise
-            break  # the last one that fits has been measured
+            return _Sweep(subject, found, f"{group}: batch {batch} does not fit ({error})")
         best_before = max((one.images_per_second for one in found[:-1]), default=0.0)
         if found[-1].images_per_second < _GAIN * best_before:
             break
-    return [(subject, timed) for timed in found]
-
-
-def _batches_until(ends: float, found: list[Timed]) -> Iterator[int]:
-    """Yield batches as long as the next one should be done in time."""
-    for batch in _BATCHES:
-        if found:
-            expected = batch / found[-1].images_per_second * (FEWEST_RUNS + 1)
-            if time.perf_counter() + expected > ends:
-                return
-        yield batch
+    return _Sweep(subject, found)
 
 
 def _build_row(group: _Group, subject: Subject, timed: Timed, ceiling: Ceiling) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from suite.runtime import postprocess_parameters, torch_detect
 from suite.training.loop import build_learner, train_step
 from suite.training.optim import Updater
 
-FEWEST_RUNS = 2
+FEWEST_RUNS = 3
+_WARMUP_S = 0.5
 _MOST_RUNS = 30
 _BOXES_PER_IMAGE = 7  # COCO's mean is 7.3
 _LEARNING_RATE = 1e-4
@@ -40,6 +41,7 @@ class Timed:
 
     Attributes:
         seconds: median of the counted runs.
+        peak_memory_bytes: None on a CPU, where nothing resets it.
         detections_per_image: None of training.
         joules_per_image: None where no sensor tells.
     """
@@ -47,7 +49,7 @@ class Timed:
     batch: int
     runs: int
     seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
     joules_per_image: float | None
     detections_per_image: float | None = None
 
@@ -155,8 +157,7 @@ def _draw_batch(number: int, image_hw: tuple[int, int], num_classes: int) -> Bat
 
 
 def _time(run: Callable[[], None], batch: int, seconds: float, device: Device) -> Timed:
-    """Time runs for so many seconds, of which the first does not count."""
-    ends = time.perf_counter() + seconds
+    """Time runs for so many seconds, after some that do not count."""
     device.reset_peak_memory()
     taken: list[float] = []
 
@@ -166,9 +167,11 @@ def _time(run: Callable[[], None], batch: int, seconds: float, device: Device) -
         device.synchronize()
         taken.append(time.perf_counter() - started)
 
-    one()  # picks kernels, fills caches
+    while sum(taken) < _WARMUP_S:  # picks kernels, fills caches, raises clocks
+        one()
     taken.clear()
     with measured_energy(device) as energy:
+        ends = time.perf_counter() + seconds
         while len(taken) < FEWEST_RUNS or (len(taken) < _MOST_RUNS and time.perf_counter() < ends):
             one()
     num_images = batch * len(taken)
@@ -176,6 +179,7 @@ def _time(run: Callable[[], None], batch: int, seconds: float, device: Device) -
         batch=batch,
         runs=len(taken),
         seconds=median(taken),
-        peak_memory_bytes=device.peak_memory_bytes(),
+        # A CPU process keeps the peak of what ran before.
+        peak_memory_bytes=None if device.kind == "cpu" else device.peak_memory_bytes(),
         joules_per_image=None if energy.joules is None else energy.joules / num_images,
     )

@@ -18,6 +18,8 @@ from suite.device import Device
 from suite.vendor_tool import run_tool
 
 _PERIOD_S = 0.5
+# The counters move every 20 to 100 ms.
+_SHORTEST_S = 1.0
 # "Power Dissipation(W)" of older, "NPU Real-time Power(W)" of newer drivers.
 _POWER = re.compile(r"Power[^:\n]*\(W\)\s*:\s*([0-9.]+)")
 
@@ -37,22 +39,35 @@ class Energy:
 
 @contextmanager
 def measured_energy(device: Device) -> Iterator[Energy]:
-    """Measure the energy of the block; `joules` is there when it has ended."""
+    """Measure the energy of the block; `joules` is there when it has ended.
+
+    Of less than a second nothing is said.
+    """
     energy = Energy()
+    with _measuring(device, energy):
+        started = time.perf_counter()
+        yield energy
+        elapsed = time.perf_counter() - started
+    if energy.joules is not None and elapsed < _SHORTEST_S:
+        energy.joules, energy.sensor = None, f"{energy.sensor}, less than {_SHORTEST_S:g} s of it"
+
+
+@contextmanager
+def _measuring(device: Device, energy: Energy) -> Iterator[None]:
     counter = _open_counter(device)
     if counter is not None:
         energy.sensor = "NVML"
         before = counter()
-        yield energy
+        yield
         energy.joules = counter() - before
         return
     watts = _open_power(device)
     if watts is None:
-        yield energy
+        yield
         return
     energy.sensor = "npu-smi"
     with _summing(watts, energy):
-        yield energy
+        yield
 
 
 def _open_counter(device: Device) -> Callable[[], float] | None:

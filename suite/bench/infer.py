@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from tabulate import tabulate
 
 from suite.bench.calm import Calm, Watch
 from suite.bench.candidate import Block, Candidate, InferenceRequest, Measure, open_candidate
-from suite.bench.stable import NUM_BLOCKS, Interval, find_interval, interleave, judge
+from suite.bench.stable import NUM_BLOCKS, find_interval, interleave, judge, tell_winner
 from suite.bench.timing import summarise_ms
 from suite.data.assembly import load_dataset
 from suite.data.formats import Location
@@ -65,13 +66,14 @@ def bench_infer(request: InferenceRequest) -> Record:
         candidate.device.reset_peak_memory()
         (measured,), calm = _measure([candidate], stable=request.stable)
         floor = _measure_null(candidate)
+        conditions = {**_describe(measured), **calm.as_conditions()}
     return build_record(
         "bench-infer",
         metrics=_summarise(measured) | floor,
         subject=candidate.loaded.subject,
-        conditions={**_describe(measured), **calm.as_conditions()},
+        conditions=conditions,
         notes=calm.notes() if request.stable else (),
-        series={"latency_ms": [1000 * seconds for seconds in measured.seconds()]},
+        series=_series(measured),
     )
 
 
@@ -84,6 +86,7 @@ def compare_infer(a: InferenceRequest, b: InferenceRequest) -> Record:
     with _samples_of(a.images) as samples:
         candidates = [open_candidate(request, samples) for request in (a, b)]
         measured, calm = _measure(candidates, stable=True)
+        conditions = {**_describe(measured[0]), **calm.as_conditions()}
     metrics: dict[str, float] = {}
     for name, one in zip("ab", measured, strict=True):
         of_side = _intervals(one) | {"detections_per_image": _detections_per_image(one)}
@@ -97,11 +100,7 @@ def compare_infer(a: InferenceRequest, b: InferenceRequest) -> Record:
         "bench-compare",
         metrics=metrics,
         subject={name: _describe_side(one) for name, one in zip("ab", measured, strict=True)},
-        conditions={
-            **_describe(measured[0]),
-            **calm.as_conditions(),
-            "winner": whole.winner or "none, the intervals overlap",
-        },
+        conditions=conditions | {"winner": whole.describe_winner()},
         notes=calm.notes(),
     )
 
@@ -109,16 +108,21 @@ def compare_infer(a: InferenceRequest, b: InferenceRequest) -> Record:
 def format_comparison(record: Record) -> str:
     """Render both sides as a table, and which of them is faster as a sentence."""
     metrics, winner = record["metrics"], record["conditions"]["winner"]
-    facts = ("file", "runtime", "precision", "threads", "batch")
+    facts = ("file", "device", "runtime", "precision", "threads", "batch")
     rows = [[name, *(str(record["subject"][side][name]) for side in "ab")] for name in facts]
-    for name in ("latency_ms_p50", "images_per_second"):
-        rows.append([name, *(_with_bounds(metrics, f"{side}_{name}") for side in "ab")])
+    single = record["conditions"]["scenario"] == "single-stream"
+    labels = {"images_per_second": "images/s, infer stage" if single else "images/s, whole pass"}
+    if single:
+        labels = {"latency_ms_p50": "latency ms p50, all stages"} | labels
+    for name, label in labels.items():
+        rows.append([label, *(_with_bounds(metrics, f"{side}_{name}") for side in "ab")])
     rows.append(
         ["detections", *(f"{metrics[f'{side}_detections_per_image']:.1f}" for side in "ab")]
     )
     table = tabulate(rows, headers=["", "a", "b"], disable_numparse=True)
-    judged = f"{winner} is faster" if winner in ("a", "b") else "no winner: the intervals overlap"
-    said = f"b runs at {_with_bounds(metrics, 'ratio')} of the speed of a; {judged}"
+    said = f"b runs at {_with_bounds(metrics, 'ratio')} of the speed of a; {tell_winner(winner)}"
+    if "infer_ratio" in metrics:
+        said += f"\nthe infer stage alone: {_with_bounds(metrics, 'infer_ratio')}"
     return "\n".join([table, "", said, *record["notes"]])
 
 
@@ -168,13 +172,13 @@ def _measure_null(candidate: Candidate) -> dict[str, float]:
 
 def _summarise(measured: _Measured) -> dict[str, float | int | None]:
     request = measured.candidate.request
-    metrics: dict[str, float | int | None] = dict(
-        summarise_ms(measured.seconds(), prefix="latency")
-    )
-    intervals = _intervals(measured)
-    # Of a single block there is no interval.
-    metrics |= intervals if request.stable else {_SPEED: intervals[_SPEED]}
-    if request.scenario == "single-stream":
+    single = request.scenario == "single-stream"
+    metrics: dict[str, float | int | None] = dict(_intervals(measured))
+    if not request.stable:  # of a single block there is no interval
+        metrics = {_SPEED: metrics[_SPEED]}
+    # Offline nobody waits for a batch: what lies between two of them is no latency.
+    metrics |= summarise_ms(measured.seconds(), prefix="latency" if single else "batch_interval")
+    if single:
         for stage in ("pre", "infer", "post"):
             metrics |= summarise_ms(measured.seconds(stage), prefix=stage)
         metrics[f"{_SPEED}_end_to_end"] = request.batch / float(np.median(measured.by_block()))
@@ -185,13 +189,13 @@ def _summarise(measured: _Measured) -> dict[str, float | int | None]:
 
 
 def _intervals(measured: _Measured) -> dict[str, float]:
-    """Return latency and throughput with their bounds."""
-    batch = measured.candidate.request.batch
-    stage = "infer" if measured.candidate.request.scenario == "single-stream" else None
-    latency = find_interval(measured.by_block())
-    in_ms = Interval(*(1000 * value for value in (latency.median, latency.low, latency.high)))
-    speed = find_interval(measured.by_block(stage)).inverse(batch)
-    return in_ms.as_metrics("latency_ms_p50") | speed.as_metrics(_SPEED)
+    """Return throughput and, of single-stream, latency with their bounds."""
+    single = measured.candidate.request.scenario == "single-stream"
+    speed = find_interval(measured.per_image("infer" if single else None)).inverse(1)
+    if not single:
+        return speed.as_metrics(_SPEED)
+    latency = find_interval([1000 * seconds for seconds in measured.by_block()])
+    return latency.as_metrics("latency_ms_p50") | speed.as_metrics(_SPEED)
 
 
 def _num_images(measured: _Measured) -> int:
@@ -221,6 +225,23 @@ def _generated_samples(scratch: Path) -> list[Sample]:
     return list(load_dataset(location).samples)
 
 
+def _series(measured: _Measured) -> dict[str, list[float]]:
+    single = measured.candidate.request.scenario == "single-stream"
+    name = "latency_ms" if single else "batch_interval_ms"
+    return {name: [1000 * seconds for seconds in measured.seconds()]}
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    """Return a digest of the images as they are encoded, whatever their order."""
+    digests = sorted(hashlib.sha256(_encoded(sample)).hexdigest() for sample in samples)
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _encoded(sample: Sample) -> bytes:
+    assert isinstance(sample.image, ImageFile)
+    return sample.image.read()
+
+
 def _describe(measured: _Measured) -> dict[str, Any]:
     request, loaded = measured.candidate.request, measured.candidate.loaded
     window = {
@@ -240,6 +261,8 @@ def _describe(measured: _Measured) -> dict[str, Any]:
         "warmup": request.warmup,
         "threads": _threads(measured.candidate),
         "images": "given" if request.images else "generated",
+        "images_sha256": _digest(measured.candidate.samples),
+        "num_images": len(measured.candidate.samples),
         "scope": "global",
         "window": window[request.scenario],
         "energy_sensor": measured.blocks[0].energy.sensor,
@@ -251,6 +274,8 @@ def _describe_side(measured: _Measured) -> dict[str, Any]:
     loaded = measured.candidate.loaded
     return loaded.subject | {
         "file": measured.candidate.request.model.name,
+        "device": measured.candidate.device.name(),
+        "image_hw": list(loaded.sizing.nominal_hw),
         "precision": loaded.precision,
         "runtime": loaded.runtime,
         "threads": _threads(measured.candidate),

@@ -13,7 +13,7 @@ from typing import Literal
 # What two windows of one machine differ by anyway.
 _NOISE = 0.05
 
-Bound = Literal["compute", "input", "cores"]
+Bound = Literal["compute", "input", "cores", "unclear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class Roofs:
 
     @property
     def is_at_model(self) -> bool:
-        """Whether training end to end is as fast as the model alone, as far as one can tell."""
-        return self.level or self.left <= 1 + _NOISE
+        """Whether training end to end is as fast as the model alone."""
+        return self.left <= 1 + _NOISE
 
     @property
     def workers_needed(self) -> int:
@@ -67,6 +67,8 @@ class Roofs:
 
 def find_bound(roofs: Roofs) -> Bound:
     """Tell what decides the end-to-end rate."""
+    if roofs.level and not roofs.is_at_model:
+        return "unclear"
     if roofs.is_at_model or roofs.model <= _NOISE * roofs.loader:
         return "compute"
     takes_turns = roofs.workers == 0
@@ -80,6 +82,11 @@ def explain_roofs(roofs: Roofs) -> str:
         case "compute":
             said = f"compute-bound: the loader could feed {spare:.1f}x"
             return said if roofs.is_at_model else f"{said}; {_doubt(roofs)}"
+        case "unclear":
+            return (
+                f"unclear what bounds it: the model alone is {roofs.left:.1f}x as fast as end to "
+                "end, but their intervals overlap; count more steps, on a quiet machine"
+            )
         case "cores":
             return (
                 f"short of cores: {roofs.left:.1f}x left; the loader alone could feed {spare:.1f}x,"

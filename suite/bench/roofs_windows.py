@@ -166,8 +166,8 @@ def _time_steps(rig: Rig, batches: Iterator[Batch], *, warmup: int) -> Window:
     device, laps = rig.job.device, _Laps(rig.job.device)
     _train(rig, islice(batches, warmup), after_step=lambda: None)
     device.synchronize()
-    laps.mark()
     with measured_energy(device) as energy:
+        laps.mark()  # from here on: opening a sensor takes its time
         _train(rig, islice(batches, rig.steps), after_step=laps.mark)
         device.synchronize()
     return Window(laps.seconds(), joules=energy.joules, sensor=energy.sensor)

@@ -1,9 +1,11 @@
-"""Medians that a noisy machine cannot fool: blocks of candidates in turn, and intervals of them.
+"""Candidates measured in blocks, in turn, and the interval of what they took.
 
 Whatever disturbs a machine for a while disturbs one block of each candidate; within a block they go
 one after the other, and every second block in the opposite order, so that a drift favours nobody.
 The interval is the percentile bootstrap (Efron 1979) of the median over blocks: what runs share
-within a block is not taken for independent evidence. No winner is named where intervals overlap.
+within a block is not taken for independent evidence. It is of one run: where blocks drift together
+it is too narrow for another day, which the ratio of two candidates, taken block by block, is not.
+No winner is named where the intervals of the two overlap.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 _T = TypeVar("_T")
 
 NUM_BLOCKS = 15
+NO_WINNER = "none, the intervals overlap"
+_FEWEST_STEPS = 3
 _NUM_RESAMPLES = 10_000
 _LEVEL = 95
 
@@ -56,6 +60,15 @@ class Verdict:
     b: Interval
     ratio: Interval
     winner: Literal["a", "b"] | None
+
+    def describe_winner(self) -> str:
+        """Return what a record says under `winner`."""
+        return self.winner or NO_WINNER
+
+
+def steps_a_block(steps: int) -> int:
+    """Return the training steps of each block: one or two would only show how they begin."""
+    return max(_FEWEST_STEPS, -(-steps // NUM_BLOCKS))
 
 
 def interleave(
@@ -98,3 +111,8 @@ def _interval(values: NDArray[np.float64], places: NDArray[Any]) -> Interval:
     outside = (100 - _LEVEL) / 2
     low, high = np.percentile(medians, [outside, 100 - outside])
     return Interval(float(np.median(values)), float(low), float(high))
+
+
+def tell_winner(winner: str) -> str:
+    """Render what a record says under `winner`."""
+    return f"{winner} is faster" if winner != NO_WINNER else "no winner: the intervals overlap"

@@ -28,7 +28,7 @@ from suite.bench.roofs_windows import (
     time_model,
     time_whole,
 )
-from suite.bench.stable import NUM_BLOCKS, Interval, find_interval, interleave
+from suite.bench.stable import NUM_BLOCKS, Interval, find_interval, interleave, steps_a_block
 from suite.bench.timing import summarise_ms
 from suite.launch.ranks import Ranks
 from suite.launch.worker import Worker
@@ -89,7 +89,8 @@ def bench_train(
     of each.
 
     Args:
-        steps: counted steps of a window; with `stable` of all its blocks together.
+        steps: counted steps of a window; with `stable` of all its blocks together,
+            three in each at least.
         warmup: uncounted steps before each window; where the loader is in it, enough to use up what
             was loaded ahead.
         stable: measure the windows in blocks, in turn, and give intervals.
@@ -102,7 +103,7 @@ def bench_train(
     with (
         opened_job(recipe, worker, strict_device=strict_device) as job,
         explaining_step(job),
-        opened_rig(job, steps=-(-steps // num_blocks), warmup=warmup) as rig,
+        opened_rig(job, steps=steps_a_block(steps) if stable else steps, warmup=warmup) as rig,
     ):
         measured = _measure(rig, watch, num_blocks=num_blocks)
         roofs = _build_roofs(rig, measured)

@@ -12,7 +12,7 @@ from typing import Any
 
 from suite.bench.calm import Watch
 from suite.bench.roofs_windows import Rig, Window, opened_rig, time_model, time_whole
-from suite.bench.stable import NUM_BLOCKS, interleave, judge
+from suite.bench.stable import NUM_BLOCKS, interleave, judge, steps_a_block
 from suite.bench.train import Blocks, describe_window
 from suite.errors import UsageError
 from suite.recipe import Recipe
@@ -43,7 +43,7 @@ def compare_training(
     watch = Watch()
     with ExitStack() as stack:
         rigs = [
-            _open(stack, recipe, steps=-(-steps // NUM_BLOCKS), warmup=warmup, strict=strict_device)
+            _open(stack, recipe, steps=steps_a_block(steps), warmup=warmup, strict=strict_device)
             for recipe in (a, b)
         ]
         whole, model = _measure(rigs, watch)
@@ -68,7 +68,7 @@ def compare_training(
         conditions={
             **described[0],
             **calm.as_conditions(),
-            "winner": judged.winner or "none, the intervals overlap",
+            "winner": judged.describe_winner(),
         },
         notes=calm.notes(),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 from suite.bench.breakdown import PARTS
+from suite.bench.stable import tell_winner
 from suite.records import Record
 
 _WIDTH = 80
@@ -55,9 +56,8 @@ def format_versus(record: Record) -> str:
 
 def _judge(record: Record) -> str:
     metrics, winner = record["metrics"], record["conditions"]["winner"]
-    said = f"{winner} is faster" if winner in ("a", "b") else "no winner: the intervals overlap"
     return (
-        f"{said}; end to end b has {metrics['ratio']:.3f} of the rate of a "
+        f"{tell_winner(winner)}; end to end b has {metrics['ratio']:.3f} of the rate of a "
         f"({metrics['ratio_low']:.3f} to {metrics['ratio_high']:.3f}), the model alone "
         f"{metrics['model_only_ratio']:.3f} ({metrics['model_only_ratio_low']:.3f} to "
         f"{metrics['model_only_ratio_high']:.3f})"

@@ -161,7 +161,9 @@ def _show_evaluation(evaluation: Any, folder: Path, as_json: bool) -> None:
     from suite.evaluation.coco import format_evaluation, modelzoo_line
 
     click.echo(format_evaluation(evaluation))
-    if metrics.get("ap_low") is not None:
+    if "ap_low" in metrics and metrics["ap_low"] is None:
+        click.echo("AP has no interval: too few images or no true boxes")
+    elif "ap_low" in metrics:
         low, high = 100 * metrics["ap_low"], 100 * metrics["ap_high"]
         click.echo(f"AP, 95 % interval: {low:.2f} to {high:.2f}")
     if "analysis" in conditions:

@@ -28,6 +28,7 @@ from suite.evaluation.precision import ClassRanking, Ranking, average_precision,
 DEFAULT_RESAMPLES: Final = 1000
 MAX_RESAMPLES: Final = 100_000
 CONFIDENCE: Final = 0.95
+FEWEST_IMAGES: Final = 20  # resamples of fewer hardly differ from each other
 _BLOCK: Final = 64  # resamples at a time: their counts stay in the cache
 _Counts = NDArray[np.int32]
 

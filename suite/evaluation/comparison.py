@@ -12,8 +12,14 @@ from typing import Any
 
 from tabulate import tabulate
 
-from suite.errors import InputError
-from suite.evaluation.bootstrap import ap_interval, bootstrap_ap, interval, p_value
+from suite.errors import InputError, UsageError
+from suite.evaluation.bootstrap import (
+    FEWEST_IMAGES,
+    ap_interval,
+    bootstrap_ap,
+    interval,
+    p_value,
+)
 from suite.evaluation.coco import judge_columns
 from suite.evaluation.coco_files import load_ground_truth, load_results
 from suite.evaluation.columns import Floats, read_columns
@@ -73,9 +79,15 @@ def compare_results(
 
     Raises:
         InputError: a file is unusable, or there is no true box to judge by.
+        UsageError: there are too few images for a verdict.
         MissingEnvironment: the referee is not installed.
     """
     truth = load_ground_truth(annotations)
+    if len(truth["images"]) < FEWEST_IMAGES:
+        raise UsageError(
+            f"{annotations}: has {len(truth['images'])} images; fewer than {FEWEST_IMAGES} tell "
+            "nothing about others"
+        )
     paths = (first, second)
     judged = [_judge(path, truth, judging) for path in paths]
     aps = [own.ap for own in judged if own.ap is not None]

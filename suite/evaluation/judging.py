@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from suite.evaluation.analysis import ANALYSIS_PATH, analyse
-from suite.evaluation.bootstrap import ap_interval, bootstrap_ap
+from suite.evaluation.bootstrap import FEWEST_IMAGES, ap_interval, bootstrap_ap
 from suite.evaluation.coco import Evaluation, judge_columns
 from suite.evaluation.columns import read_columns
 from suite.evaluation.matching import Matched, match_results
@@ -35,7 +35,10 @@ DEFAULT_JUDGING: Final = Judging()
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """The answer: AP's 95 % interval where it was asked for, the analysis likewise."""
+    """The answer: AP's 95 % interval where it was asked for, the analysis likewise.
+
+    Fewer images than `FEWEST_IMAGES` have no interval.
+    """
 
     judging: Judging
     evaluation: Evaluation
@@ -83,6 +86,8 @@ def _find_interval(
     matched: Matched | None, evaluation: Evaluation, judging: Judging
 ) -> tuple[float | None, float | None]:
     if matched is None or not judging.resamples or evaluation.ap is None:
+        return None, None
+    if evaluation.num_images < FEWEST_IMAGES:
         return None, None
     values = bootstrap_ap([matched], resamples=judging.resamples, seed=judging.seed)
     return ap_interval(values[0], ap=evaluation.ap)

@@ -25,14 +25,14 @@ _LATENCIES = ("latency_ms_p50", "latency_ms_p90", "latency_ms_p99")
 # Known whether or not a record at hand has them.
 KNOWN_METRICS = (*_AP_NAMES, *_AR_NAMES, "images_per_second", *_LATENCIES, "peak_memory_bytes")
 
-# Without an interval these are taken as noise: speed moves by a percent or two from run to run, AP
-# of equal recipes by up to 0.3 points.
+# What is noise in any case: speed moves by a percent or two from run to run of a machine of one's
+# own, AP of equal recipes by up to 0.3 points.
 SPEED_NOISE = 0.02
 AP_NOISE = 0.003
 
 _SPEED = re.compile(r"images_per_second(_\w+)?")
 _FRACTION = re.compile(r"a[pr](\d+|_small|_medium|_large)?(_low|_high)?")
-_LOWER_IS_BETTER = re.compile(r"\w+_ms(_\w+)?|peak_memory_bytes|\w*joules\w*")
+_LOWER_IS_BETTER = re.compile(r"\w+_ms(_\w+)?|peak_memory_bytes|energy_j_per_image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,8 @@ def scoped_value(
 ) -> float | None:
     """Return a throughput of all devices or of one; None where the record does not tell."""
     value, count = record["metrics"].get(metric), record["hardware"].get("device_count")
-    ours = "global" if count == 1 else record["conditions"].get("scope")
+    stated = "per_device" if metric.endswith("_per_device") else record["conditions"].get("scope")
+    ours = "global" if count == 1 else stated
     if value is None or not count or count < 1 or ours not in ("global", "per_device"):
         return None
     factor = 1.0 if ours == scope else count if scope == "global" else 1 / count
@@ -109,7 +110,10 @@ def scoped_value(
 
 
 def judge(metric: str, ours: Figure, theirs: Figure) -> Verdict:
-    """Say which is better; level where intervals meet, or where noise could be the reason."""
+    """Say which is better; level where intervals meet, or where noise could be the reason.
+
+    An interval is of one run: what differs from run to run, it does not hold.
+    """
     if _is_level(metric, ours, theirs):
         return "level"
     ahead = (ours.value < theirs.value) == lower_is_better(metric)
@@ -158,10 +162,12 @@ def _interval(record: Record, metric: str, value: float) -> tuple[float, float] 
 
 
 def _is_level(metric: str, ours: Figure, theirs: Figure) -> bool:
-    if ours.interval or theirs.interval:
-        low, high = ours.interval or (ours.value, ours.value)
-        their_low, their_high = theirs.interval or (theirs.value, theirs.value)
-        return low <= their_high and their_low <= high
+    low, high = ours.interval or (ours.value, ours.value)
+    their_low, their_high = theirs.interval or (theirs.value, theirs.value)
+    if low <= their_high and their_low <= high:
+        return True
+    if is_fraction(metric) and (ours.interval or theirs.interval):
+        return False  # over the images, which is what equal recipes differ in
     noise = AP_NOISE if is_fraction(metric) else SPEED_NOISE * abs(theirs.value)
     # 0.363 - 0.36 is a little more than 0.003 in binary.
     return abs(ours.value - theirs.value) <= noise * (1 + 1e-9)

@@ -1,11 +1,14 @@
 """Our records beside each other, metric by metric, with a verdict or the reason there is none.
 
 A verdict needs the same detector, dataset and input, and for speed the same device, number of
-devices, scope and batch; precision and runtime may differ, they are what one compares.
+devices, scope, batch, images, scenario and window, both on a calm machine of the same pace;
+precision and runtime may differ, they are what one compares. What lies close together is settled in
+one run (`suite bench infer --vs`), not here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +26,8 @@ from suite.report.figures import (
     own_figure,
 )
 
+# Of the same fixed work on the same processor; beyond it the machine was another one that day.
+_MAX_PACE = 1.05
 _STAGES = {"train": "training", "bench-train": "training", "bench-infer": "inference"}
 
 
@@ -104,7 +109,32 @@ def _check_dataset(ours: Record, theirs: Record) -> str:
 
 def _check_images(ours: Record, theirs: Record) -> str:
     one, other = _both("conditions", "images", ours, theirs)
-    return "" if one == other else _differ("images", one, other)
+    if one != other:
+        return _differ("images", one, other)
+    one, other = _both("conditions", "images_sha256", ours, theirs)
+    return "" if one == other else "other images"
+
+
+def _check_window(ours: Record, theirs: Record) -> str:
+    scenario = _both("conditions", "scenario", ours, theirs)
+    if scenario[0] != scenario[1]:
+        return _differ("scenario", *scenario)
+    one, other = _both("conditions", "window", ours, theirs)
+    # The counts of steps are n's to tell.
+    return "" if _without_counts(one) == _without_counts(other) else "other windows of time"
+
+
+def _without_counts(window: Any) -> str:
+    return re.sub(r"\d+", "N", str(window))
+
+
+def _check_calm(ours: Record, theirs: Record) -> str:
+    if False in _both("conditions", "calm", ours, theirs):
+        return "a machine was not calm; measure them in one run (suite bench infer --vs)"
+    one, other = _both("conditions", "pace_ms", ours, theirs)
+    if not one or not other or max(one, other) <= _MAX_PACE * min(one, other):
+        return ""
+    return f"the machine's pace was {one:.3g} against {other:.3g} ms; measure them in one run"
 
 
 def _check_input(ours: Record, theirs: Record) -> str:
@@ -163,4 +193,6 @@ _OF_SPEED: tuple[_Check, ...] = (
     _check_count,
     _check_scope,
     _check_batch,
+    _check_window,
+    _check_calm,
 )

@@ -108,8 +108,7 @@ def _tell_ratio(record: Record) -> str:
     if ratio is None:
         return ""
     one, other = (_name_side(side) for side in compared_sides(record))
-    low, high = ratio.interval or (ratio.value, ratio.value)
-    judged = ", no winner" if low <= 1 <= high else ""
+    judged = "" if record["conditions"].get("winner") in ("a", "b") else ", no winner"
     return f"{other} at {format_figure('ratio', ratio)} times the speed of {one}{judged}"
 
 

@@ -30,6 +30,7 @@ from suite.device_failures import FEWER_TO_TRAIN, explaining_failures
 from suite.errors import MissingEnvironment, UsageError
 from suite.launch.ranks import Ranks
 from suite.launch.worker import Worker
+from suite.leaving import stay_whole
 from suite.meeting import meet
 from suite.progress import LateProgress, transfer_progress
 from suite.recipe import Recipe, recipe_digest, recipe_fields
@@ -91,6 +92,8 @@ def opened_job(
     """
     device = _build_device(recipe, worker, strict=strict_device)
     tune_cpu_allocator()
+    if device.kind != "cpu":
+        stay_whole()  # autograd's thread of the device may still call into Python at the end
     # Machines may have the data in different places; its digests are compared later.
     facts = recipe_fields(replace(recipe, data=replace(recipe.data, root="")))
     with meet(worker, device, facts=facts, patience=recipe.launch.patience) as ranks:

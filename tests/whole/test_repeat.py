@@ -72,10 +72,24 @@ def test_other_surroundings_are_judged_by_ap() -> None:
         difference="loss of step 3: 1.5 and 1.25",
         ap_before=0.360,
         ap_now=0.3615,
+        promised=True,
     )
     assert close.matched
     assert "the same within noise, AP 0.3600 and now 0.3615" in format_repeated(close)
     assert "around it: hardware device: A100, now H200" in format_repeated(close)
+
+
+def test_where_bits_are_not_promised_ap_decides_too() -> None:
+    base = {
+        "folder": Path("again"),
+        "surroundings": (),
+        "num_compared": 5,
+        "difference": "loss of step 3: 1.5 and 1.25",
+        "ap_before": 0.36,
+    }
+    assert Repeated(**base, ap_now=0.36, promised=False).matched
+    assert not Repeated(**base, ap_now=0.36, promised=True).matched
+    assert not Repeated(**base, ap_now=0.35, promised=False).matched
 
 
 @pytest.mark.parametrize(
@@ -89,6 +103,7 @@ def test_nothing_else_counts_as_the_same(changes: dict[str, Any]) -> None:
         "difference": "loss of step 3: 1.5 and 1.25",
         "ap_before": 0.36,
         "ap_now": 0.36,
+        "promised": True,
     }
     found = Repeated(**{**base, **changes})
     assert not found.matched

@@ -13,9 +13,11 @@ from suite.bench.calm import Calm, Watch
 
 
 def test_what_is_disturbed_is_said_with_the_figure() -> None:
-    assert Calm(others=0.02, pace_spread=1.05, load=0.1).notes() == []
-    assert Calm(others=None, pace_spread=1.05, load=None).as_conditions()["calm"] is True
-    loud = Calm(others=0.5, pace_spread=1.4, load=3.0)
+    assert Calm(others=0.02, pace_spread=1.05, pace_ms=3.0, load=0.1).notes() == []
+    assert (
+        Calm(others=None, pace_spread=1.05, pace_ms=3.0, load=None).as_conditions()["calm"] is True
+    )
+    loud = Calm(others=0.5, pace_spread=1.4, pace_ms=3.0, load=3.0)
     others, pace = loud.notes()
     assert "other processes took 50%" in others
     assert "1.40 times as long" in pace

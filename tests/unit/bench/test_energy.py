@@ -15,6 +15,11 @@ from suite.bench.energy import measured_energy
 from suite.device import build_device
 
 
+@pytest.fixture
+def any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("suite.bench.energy._SHORTEST_S", 0.0)
+
+
 def device(kind: str, index: int = 3) -> Any:
     return SimpleNamespace(kind=kind, torch_device=SimpleNamespace(index=index))
 
@@ -32,6 +37,7 @@ def write_tool(folder: Path, answer: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
+@pytest.mark.usefixtures("any_length")
 @pytest.mark.parametrize(
     "answer", ["        NPU Real-time Power(W)         : 80.0", "Power Dissipation(W) : 80.0"]
 )
@@ -57,6 +63,7 @@ def test_an_npu_whose_tool_tells_nothing_is_not_measured(
     assert (energy.joules, energy.sensor) == (None, "none")
 
 
+@pytest.mark.usefixtures("any_length")
 def test_a_gpu_counts_its_own_joules(monkeypatch: pytest.MonkeyPatch) -> None:
     counters = iter([5_000.0, 5_000.0, 12_500.0])  # millijoules; the first is a trial
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
@@ -80,3 +87,12 @@ def test_a_gpu_without_a_driver_is_not_measured(monkeypatch: pytest.MonkeyPatch)
     with measured_energy(device("cuda")) as energy:
         pass
     assert (energy.joules, energy.sensor) == (None, "none")
+
+
+def test_what_is_shorter_than_the_sensor_is_fine_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tool(tmp_path, "NPU Real-time Power(W) : 80.0", monkeypatch)
+    with measured_energy(device("npu")) as energy:
+        pass
+    assert (energy.joules, energy.sensor) == (None, "npu-smi, less than 1 s of it")

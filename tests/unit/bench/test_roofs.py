@@ -89,5 +89,10 @@ def test_a_loader_that_costs_nothing_is_not_blamed() -> None:
 
 def test_what_intervals_cannot_tell_apart_is_not_explained() -> None:
     roofs = replace(GPU, loader=300, model=110, whole=100, level=True)
-    assert explain_roofs(roofs) == "compute-bound: the loader could feed 2.7x"
+    assert find_bound(roofs) == "unclear"
+    assert "1.1x as fast as end to end, but their intervals overlap" in explain_roofs(roofs)
     assert find_bound(replace(roofs, level=False)) == "cores"
+    slow = replace(GPU, loader=5, model=10, whole=5, level=True)
+    assert find_bound(slow) == "unclear"
+    assert find_bound(replace(slow, level=False)) == "input"
+    assert find_bound(replace(GPU, loader=300, model=102, whole=100, level=True)) == "compute"

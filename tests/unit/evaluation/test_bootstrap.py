@@ -18,7 +18,7 @@ from suite.evaluation.judging import Judging
 from suite.evaluation.matching import match_results
 from tests.benchmarks.evaluation_speed import generate_set
 
-NUM_IMAGES = 12
+NUM_IMAGES = 24
 Set = tuple[dict[str, Any], list[dict[str, Any]]]
 
 

@@ -21,7 +21,7 @@ Run = Callable[..., Any]
 def files(tmp_path: Path) -> list[str]:
     """Flags naming results and annotations of a generated set."""
     truth, results = generate_set(
-        num_images=8, num_classes=3, num_detections=300, decimals=4, seed=2
+        num_images=20, num_classes=3, num_detections=300, decimals=4, seed=2
     )
     for name, content in (("truth", truth), ("results", results), ("half", results[::2])):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
