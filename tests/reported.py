@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from suite.records import Record, expand, load_record
+from suite.records import Record, load_record
 
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
@@ -126,32 +126,6 @@ def _speeds(records: Records, name: str) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _device(records: Records) -> str:
-    """Return the fastest batch of each detector, what it did and its precision."""
-    record = records.load("bench-device-cpu")
-    fastest: dict[tuple[str, str, str], Record] = {}
-    for row in expand(record):
-        key = (row["subject"]["detector"], row["kind"][6:], row["conditions"]["precision"])
-        best = fastest.get(key)
-        if best is None or _speed(row) > _speed(best):
-            fastest[key] = row
-    rows = [
-        (
-            *key,
-            row["conditions"]["batch"],
-            f"{_speed(row):.3g}",
-            f"{row['metrics']['model_flop_utilisation']:.0%}",
-        )
-        for key, row in fastest.items()
-    ]
-    titles = ("detector", "what", "precision", "batch", "images/s", "of the ceiling")
-    return f"{_table(titles, rows)}\n\n{_where(record)}."
-
-
-def _speed(row: Record) -> float:
-    return float(row["metrics"]["images_per_second"])
-
-
 def _training(record: Record) -> str:
     metrics, conditions = record["metrics"], record["conditions"]
     return (
@@ -192,5 +166,4 @@ TABLES: dict[str, Callable[[Records], str]] = {
     "demo": _demo,
     "ssd": _ssd,
     "retinanet": _retinanet,
-    "device": _device,
 }

@@ -101,7 +101,9 @@ def _open_both(folder: Path, photo: NDArray[np.uint8], arguments: argparse.Names
         output=checkpoint,
         options=Options(batch_norm_eps=1e-5),
     )
-    graph = build_graph(load_detector(checkpoint), GraphRequest(size=(side, side)))
+    graph = build_graph(
+        load_detector(checkpoint), GraphRequest(size=(side, side), max_detections=100)
+    )
     torch.onnx.export(
         model,
         ([torch.zeros(3, side, side)],),
@@ -111,6 +113,7 @@ def _open_both(folder: Path, photo: NDArray[np.uint8], arguments: argparse.Names
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(
         folder / "theirs.onnx", options, providers=["CPUExecutionProvider"]
     )
