@@ -1,1 +1,1 @@
-"""Measurements of speed: the verbs `bench infer`, `bench train` and `bench data`."""
+"""Measurements of speed: the verbs `bench infer`, `train`, `device`, `data` and `scaling`."""

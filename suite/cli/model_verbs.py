@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from suite.cli.flags import (
     CACHE,
@@ -127,6 +128,8 @@ def eval_(
     num_given = sum(source is not None for source in (model, results, compare))
     if num_given != 1 or (annotations is None) != (model is not None):
         raise click.UsageError("give MODEL, or --results or --compare together with --annotations")
+    if model is None:
+        _refuse_flags_of_models()
     asked = {key: request.pop(key) for key in ("referee", "analyse", "resamples", "seed")}
     if compare is not None and annotations is not None:
         _compare_results(compare, annotations, asked, as_json)
@@ -146,6 +149,23 @@ def eval_(
 
     place = Placement(device=request["device"], num_devices=devices, output=request["output"])
     on_devices(place, run)
+
+
+_OF_MODELS = (
+    "recipe", "data", "device", "devices", "strict_device", "batch", "as_published", "runtime",
+    "precision",
+)  # fmt: skip
+
+
+def _refuse_flags_of_models() -> None:
+    """Refuse what has no effect on saved results."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if option.name in _OF_MODELS and given:
+            raise click.UsageError(
+                f"{option.opts[0]}: is for MODEL; saved results are what they are"
+            )
 
 
 def _show_evaluation(evaluation: Any, folder: Path, as_json: bool) -> None:

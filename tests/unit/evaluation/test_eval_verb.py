@@ -99,6 +99,8 @@ def test_comparison_prints_a_document(run_suite: Run, files: list[str], tmp_path
         (lambda flags: [*flags[2:], "--compare", "a", "b", "--analyse"], "--analyse is for one"),
         (lambda flags: [*flags, "--bootstrap", "5"], "'--bootstrap'"),
         (lambda flags: [*flags, "--referee", "nobody"], "'--referee'"),
+        (lambda flags: [*flags, "--as-published"], "--as-published: is for MODEL"),
+        (lambda flags: [*flags, "--batch", "8"], "--batch: is for MODEL"),
     ],
 )
 def test_flags_that_do_not_go_together(
