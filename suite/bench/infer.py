@@ -173,11 +173,12 @@ def _measure_null(candidate: Candidate) -> dict[str, float]:
 def _summarise(measured: _Measured) -> dict[str, float | int | None]:
     request = measured.candidate.request
     single = request.scenario == "single-stream"
-    metrics: dict[str, float | int | None] = dict(_intervals(measured))
-    if not request.stable:  # of a single block there is no interval
-        metrics = {_SPEED: metrics[_SPEED]}
+    metrics: dict[str, float | int | None] = {}
     # Offline nobody waits for a batch: what lies between two of them is no latency.
     metrics |= summarise_ms(measured.seconds(), prefix="latency" if single else "batch_interval")
+    intervals = _intervals(measured)
+    # Of a single block there is no interval; of several the median is that of their medians.
+    metrics |= intervals if request.stable else {_SPEED: intervals[_SPEED]}
     if single:
         for stage in ("pre", "infer", "post"):
             metrics |= summarise_ms(measured.seconds(stage), prefix=stage)
