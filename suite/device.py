@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suite.device_facts import use_exact_arithmetic, vendor_facts
 from suite.device_problems import NO_FALLBACK, VISIBLE, Problem, cuda_problem, npu_problem
@@ -95,6 +95,11 @@ class Device:
     def memory_format(self) -> torch.memory_format:
         """The layout convolutions are fastest in; torch_npu refuses channels_last."""
         return torch.contiguous_format if self.kind == "npu" else torch.channels_last
+
+    def take(self, module: nn.Module) -> None:
+        """Move a module here, into the layout that convolutions are fastest in."""
+        # torch's annotations leave memory_format out of Module.to.
+        module.to(self.torch_device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def synchronize(self) -> None:
         """Wait until the device has finished what it was given."""

@@ -156,9 +156,9 @@ def torch_detect(
         as_published: postprocess exactly as the published code does, not as the graph will.
     """
     layout = device.memory_format
-    # torch's annotations leave memory_format out of Module.to.
     with explaining_failures(device, holding="the detector alone", remedy=OTHER_DEVICE):
-        detector.to(device.torch_device, memory_format=layout).eval()  # type: ignore[call-overload]
+        device.take(detector)
+    detector.eval()
     interpret = detector.detect_as_published if as_published else detector.detect
 
     @torch.inference_mode()

@@ -124,7 +124,7 @@ def _list_events(text: str) -> Iterator[yaml.Event]:
     loader = yaml.SafeLoader(text)
     try:
         while loader.check_event():
-            yield loader.get_event()  # type: ignore[no-untyped-call]
+            yield loader.get_event()  # type: ignore[no-untyped-call]  # PyYAML has no types
     except yaml.YAMLError:
         raise
     except (OverflowError, ValueError) as error:  # of chr and int, which PyYAML asks unchecked

@@ -100,8 +100,8 @@ class Subject:
         device = self.device
         with explaining_failures(device, holding=f"{batch} images", remedy=FEWER_TO_TRAIN):
             detector = build_recipe_detector(self.recipe)
-            # torch's stubs leave memory_format out.
-            detector.to(device.torch_device, memory_format=device.memory_format).train()  # type: ignore[call-overload]
+            device.take(detector)
+            detector.train()
             updater = Updater(
                 detector,
                 self.recipe.optimizer,

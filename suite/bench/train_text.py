@@ -83,12 +83,12 @@ def _title(record: Record) -> str:
 
 def _format_rates(metrics: dict[str, Any], devices: int) -> str:
     rows = [
-        (label, f"{metrics[name]:,.2f}", f"{metrics[name] / devices:,.2f}", _bounds(metrics, name))
+        [label, f"{metrics[name]:,.2f}", f"{metrics[name] / devices:,.2f}", _bounds(metrics, name)]
         for label, name in _RATES.items()
     ]
     headers = ["images/s", "global", "per device", "95 % of global"]
     if not any(bounds for *_, bounds in rows):
-        rows, headers = [row[:3] for row in rows], headers[:3]  # type: ignore[misc]
+        rows, headers = [row[:3] for row in rows], headers[:3]
     return tabulate(rows, headers, disable_numparse=True, colalign=_right(headers))
 
 

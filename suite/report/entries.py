@@ -150,7 +150,7 @@ def _find_argument(path: Path) -> list[Path]:
     if is_file(path):
         return [path]
     # Path.glob takes no absolute pattern.
-    found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
+    found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - see above
     files = [one for one in found if is_file(one) and _is_record(one)]
     return files + [one for folder in found if folder.is_dir() for one in _find_in_folder(folder)]
 

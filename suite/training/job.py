@@ -198,8 +198,8 @@ def build_trainee(job: Job, *, load_weights: bool = True) -> tuple[Detector, Lea
     if load_weights:
         with job.ranks.taking_its_time():
             _load_start(detector, recipe)
-    # torch's stubs leave memory_format out.
-    detector.to(job.device.torch_device, memory_format=job.device.memory_format).train()  # type: ignore[call-overload]
+    job.device.take(detector)
+    detector.train()
 
     def lr_of_step(step: int) -> float:
         return learning_rate(

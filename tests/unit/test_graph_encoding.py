@@ -41,9 +41,9 @@ def test_numbers_that_grow_when_they_are_parsed_are_refused() -> None:
 
 def test_a_long_text_is_refused_before_it_is_decoded() -> None:
     class Bytes(bytes):
-        def __getitem__(self, place: object) -> object:  # type: ignore[override]
+        def __getitem__(self, place: object) -> object:  # type: ignore[override]  # watches
             assert not isinstance(place, slice)
-            return super().__getitem__(place)  # type: ignore[call-overload]
+            return super().__getitem__(place)  # type: ignore[call-overload]  # as it came
 
     content = Bytes(enclose(b"\x12", b"x" * (MAX_TEXT_BYTES + 1)))  # the producer's name
     with pytest.raises(InputError, match=r"here: a text of 1,048,577 bytes; no detector has"):

@@ -67,7 +67,7 @@ class SlowBackward(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    def backward(_context: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(_context: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # torch takes any
         time.sleep(DELAY)
         return gradient
 

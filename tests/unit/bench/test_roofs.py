@@ -54,7 +54,7 @@ def test_a_slow_loader_is_given_the_processes_that_keep_up() -> None:
 def test_where_cores_do_not_suffice_the_work_has_to_shrink(
     changes: dict[str, object], said: str
 ) -> None:
-    roofs = replace(GPU, **changes)  # type: ignore[arg-type]
+    roofs = replace(GPU, **changes)  # type: ignore[arg-type]  # of mixed types
     assert explain_roofs(roofs) == f"input-bound: 2.1x left; {said}"
 
 
